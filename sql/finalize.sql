@@ -1,0 +1,52 @@
+-- What \df+ shows. Without argument lists: no name is overloaded.
+COMMENT ON FUNCTION kms_wrap.kw_create_root_key IS
+    'Makes a root key file of 32 random bytes in kms_wrap.key_directory and returns its fingerprint, 16 bytes as 32 hex digits. Never overwrites or deletes a file; a roll-back leaves it. Superusers only. 42501, 22023 name, 42710 a file of that name, 58000 or 38000 directory missing or unfit.';
+COMMENT ON FUNCTION kms_wrap.kw_rotate_root_key IS
+    'Seals every key of a local provider under another root key file, which must exist on every standby too, and points the provider to it; returns the number of keys. The old file stays: remove it by hand when kw_health() says that nothing needs it. Superusers only. 42501, 42704, 22023 in use already, 58000 or 38000 root key file missing or unfit.';
+COMMENT ON FUNCTION kms_wrap.kw_add_provider IS
+    'Registers a key provider and returns the id of its row. config has no secret: for kind local {"root_key": "<file name>"}. 22023 kind or config, 42710 name or place taken, 58000 or 38000 root key file missing or unfit.';
+COMMENT ON FUNCTION kms_wrap.kw_create_local_key IS
+    'Makes a key of a local provider, sealed under its root key, and returns its id in kms_keys. Algorithms: XAES-256-GCM for kms1 and kms2; ML-KEM-768, ML-KEM-1024 or X-Wing for layers. 22023 algorithm, 42704 provider or algorithm, 42710 key_id taken, 58000 or 38000 root key file missing or unfit.';
+COMMENT ON FUNCTION kms_wrap.kw_add_kms_key IS
+    'Registers a key that exists at a provider and returns its id in kms_keys. Its reference cannot change once a wrapper uses it. 22023, 42704 provider or key, 42710.';
+COMMENT ON FUNCTION kms_wrap.kw_set_key_status IS
+    'Sets the status of a key: active (wraps and opens), retired (opens), compromised (opens only to be rewrapped away), disabled (nothing), destroyed (nothing, final, only without live wrappers). 42704, 22023, 55000 change not allowed.';
+COMMENT ON FUNCTION kms_wrap.kw_create_policy IS
+    'Makes a policy and returns its id. composition has no default: split (all slots together open) or redundant (kms1 or kms2, with the layers). Layers 0..32, min_nist_level 1..5. 22023, 42710.';
+COMMENT ON FUNCTION kms_wrap.kw_policy_add_key IS
+    'Lets a policy use a key for a slot: kms1, kms2 or layer. Higher priority is preferred, weight shares among equals. 22023, 42704, 42710.';
+COMMENT ON FUNCTION kms_wrap.kw_policy_remove_key IS
+    'Takes a key from a policy. Wrappers under it stay as they are; kw_schedule_rewrap() moves them. 42704.';
+COMMENT ON FUNCTION kms_wrap.kw_quickstart IS
+    'Sets up two local root keys, providers, keys with a post-quantum layer and the policy default, and returns what it did step by step. For trying out: both root keys are on this host. Superusers only. 42501, 42710.';
+COMMENT ON FUNCTION kms_wrap.kw_wrap_dek IS
+    'Wraps a data key by a policy and returns the uuid of the new wrapper. dek: 16, 24, 32 or 64 bytes, as a bind parameter only; NULL makes 32 random bytes inside. context: object of strings, at most 64 pairs of 1024 bytes, authenticated, needed again to unwrap. 22023, 42704, 54000, 55000, 58000, 38000.';
+COMMENT ON FUNCTION kms_wrap.kw_unwrap IS
+    'Opens a wrapper and returns its data key (16, 24, 32 or 64 bytes). 39000 if it does not open, whatever the cause; 22P03 not a container; 42704, 55000 status, 58000 provider out of reach, 38000 refused.';
+COMMENT ON FUNCTION kms_wrap.kw_rewrap IS
+    'Moves slots of a wrapper to other keys of the same class and returns the new generation; the data key stays. target_layers: {"1": 1007}. Heals nothing that leaked. 40001 changed meanwhile; 22023, 39000, 42704, 55000, 58000, 38000.';
+COMMENT ON FUNCTION kms_wrap.kw_describe_wrapper IS
+    'Says in rows of item and value what a wrapper''s bytes and rows tell without opening it: composition, slots, keys, trust domains, levels, generation. 22P03, 42704.';
+COMMENT ON FUNCTION kms_wrap.kw_verify IS
+    'Opens every selected wrapper, as far as that goes without the caller''s context, and returns a row for each with the SQLSTATE and text of what is wrong. The selectors that are given must all match; none: all wrappers. 42704.';
+COMMENT ON FUNCTION kms_wrap.kw_health IS
+    'State of root keys, providers, keys, wrappers, worker and settings: component, name, status, detail and what to do about it.';
+COMMENT ON FUNCTION kms_wrap.kw_schedule_rewrap IS
+    'Queues a rewrap of all wrappers that every given selector matches, and returns the campaign''s id; dry_run makes none. Wrappers that have the targets already are counted only. At most rate_per_second wrappers a second. 22023, 42704, 55000 from_key is still picked by a policy.';
+COMMENT ON FUNCTION kms_wrap.kw_pause IS 'Pauses a campaign; jobs being worked on end. 42704, 55000 not running.';
+COMMENT ON FUNCTION kms_wrap.kw_resume IS 'Lets a paused campaign go on. 42704, 55000 not paused.';
+COMMENT ON FUNCTION kms_wrap.kw_cancel IS 'Ends a campaign; jobs not begun are cancelled, those being worked on end. 42704, 55000 ended already.';
+COMMENT ON FUNCTION kms_wrap.kw_jobs_claim IS
+    'Leases up to batch_size jobs to this session and returns how many; ends campaigns that have nothing left. A step of kw_run_jobs, which commits after it.';
+COMMENT ON FUNCTION kms_wrap.kw_jobs_work IS
+    'Does the jobs leased to this session and records how each ended. A step of kw_run_jobs, which commits after it.';
+COMMENT ON FUNCTION kms_wrap.kw_jobs_wait IS
+    'Seconds until a running campaign''s jobs may be claimable: 0 or more, NULL if none is due soon. A step of kw_run_jobs.';
+COMMENT ON PROCEDURE kms_wrap.kw_run_jobs IS
+    'Does rewrap jobs in batches of batch_size, each in transactions of its own, until none is due or max_batches are done; waits for a rate limit. Not inside a transaction block (2D000). 22023.';
+
+-- New functions are everybody's until this.
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA kms_wrap FROM PUBLIC;
+REVOKE ALL ON ALL PROCEDURES IN SCHEMA kms_wrap FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA kms_wrap FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA kms_wrap FROM PUBLIC;

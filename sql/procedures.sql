@@ -1,0 +1,58 @@
+-- COMMIT is refused in a procedure with a SET clause or another's rights, so kw_run_jobs has neither and asks the tables through this.
+CREATE FUNCTION kms_wrap.kw_jobs_wait() RETURNS double precision
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    moment timestamptz := clock_timestamp();
+BEGIN
+    -- A rate limit spaces claims by less than the time a batch takes at that rate; whatever is further off than five minutes was
+    -- put there by hand. EXISTS, not min(): the first due job answers, however many there are.
+    RETURN (
+        SELECT min(greatest(EXTRACT(epoch FROM greatest(c.next_claim_at, c.scheduled_at) - moment), 0))
+        FROM kms_wrap.rewrap_campaigns c
+        WHERE c.status = 'running'
+            AND c.scheduled_at <= moment + interval '5 s'
+            AND c.next_claim_at <= moment + interval '5 min'
+            AND CASE
+                    WHEN c.window_start IS NULL THEN true
+                    WHEN c.window_start < c.window_end THEN moment::time >= c.window_start AND moment::time < c.window_end
+                    ELSE moment::time >= c.window_start OR moment::time < c.window_end
+                END
+            AND EXISTS (
+                SELECT FROM kms_wrap.rewrap_jobs j
+                WHERE j.campaign_id = c.id AND j.status = 'pending' AND j.next_attempt_at <= moment + interval '5 s')
+    );
+END
+$function$;
+
+CREATE PROCEDURE kms_wrap.kw_run_jobs(max_batches integer DEFAULT NULL, batch_size integer DEFAULT 200)
+LANGUAGE plpgsql AS $procedure$
+DECLARE
+    batches integer := 0;
+    claimed integer;
+    wait double precision;
+    idle_until timestamptz;
+BEGIN
+    IF max_batches < 1 OR batch_size IS NULL OR batch_size < 1 THEN
+        RAISE EXCEPTION 'max_batches and batch_size must be greater than 0' USING ERRCODE = '22023';
+    END IF;
+    WHILE max_batches IS NULL OR batches < max_batches LOOP
+        claimed := kms_wrap.kw_jobs_claim(batch_size);
+        -- Gives the row locks back before a provider is called; the lease keeps others off.
+        COMMIT;
+        IF claimed > 0 THEN
+            idle_until := NULL;
+            batches := batches + 1;
+            PERFORM kms_wrap.kw_jobs_work();
+            COMMIT;
+        ELSE
+            wait := kms_wrap.kw_jobs_wait();
+            EXIT WHEN wait IS NULL;
+            -- Jobs that are due but can't be had are another session's. It may also move the moment on and on; hence the bound.
+            idle_until := COALESCE(idle_until, pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => wait + 15));
+            EXIT WHEN pg_catalog.clock_timestamp() > idle_until;
+            PERFORM pg_catalog.pg_sleep(LEAST(GREATEST(wait, 0.1), 1));
+            COMMIT;
+        END IF;
+    END LOOP;
+END
+$procedure$;

@@ -1,0 +1,457 @@
+//! A whole composite wrapper: made, read, opened, and one slot of it rewrapped.
+//!
+//! KMS calls happen outside: this module hands out what each slot's key has to protect ([`Draft::kms_slots`], [`Wrapper::slot_aad`]) and takes
+//! back what came of it. Parsing is strict, and every disagreement between the parts is found before a key is used.
+
+use super::{
+    entropy::Entropy,
+    error::Error,
+    kdf,
+    path::{Mode, PathData, PathHeader, SlotEntry, dek_commit},
+    secret::{Dek, Secret, Share},
+    slot::{self, Binding, Container, KeyRef, SlotHeader, SlotNo},
+    suite::{Algorithm, Class},
+};
+use subtle::ConstantTimeEq;
+
+/// Bytes of `dek_fingerprint`: the start of `dek_commit`.
+pub const FINGERPRINT_LEN: usize = 16;
+
+/// The key that a slot gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotSpec {
+    /// Which slot.
+    pub slot: SlotNo,
+    /// The key's algorithm.
+    pub algorithm: Algorithm,
+    /// The key.
+    pub key_ref: KeyRef,
+    /// The encapsulation key of a layer.
+    pub encapsulation_key: Option<Vec<u8>>,
+}
+
+impl SlotSpec {
+    fn header(&self, generation: u64) -> Result<SlotHeader, Error> {
+        if self.slot.layer_no().is_some() != self.algorithm.is_kem() || self.algorithm.is_kem() != self.encapsulation_key.is_some() {
+            return Err(Error::Invariant("slot and algorithm"));
+        }
+        Ok(SlotHeader {
+            slot: self.slot,
+            algorithm: self.algorithm,
+            key_ref: self.key_ref.clone(),
+            ek_sha256: self.encapsulation_key.as_ref().map(|ek| kdf::sha256(&[ek])),
+            generation,
+        })
+    }
+}
+
+/// What a new wrapper is to be.
+pub struct Spec {
+    /// Its uuid.
+    pub uuid: [u8; 16],
+    /// How the two KMS keys compose.
+    pub mode: Mode,
+    /// The policy's uuid.
+    pub policy_uuid: [u8; 16],
+    /// Hash of the caller's context.
+    pub ctx_sha256: [u8; 32],
+    /// Number of this write.
+    pub generation: u64,
+    /// kms1, kms2, then layers ascending.
+    pub slots: Vec<SlotSpec>,
+}
+
+/// A wrapper in the making: shares exist, KMS keys have not answered yet.
+pub struct Draft {
+    spec: Spec,
+    binding: Binding,
+    dek: Dek,
+    slots: Vec<DraftSlot>,
+}
+
+struct DraftSlot {
+    header: SlotHeader,
+    aad: Vec<u8>,
+    share: Share,
+}
+
+/// The bytes of a new wrapper.
+pub struct Built {
+    /// Container of kms1 with path 1.
+    pub dek_wrap1: Vec<u8>,
+    /// Container of kms2, with path 2 when redundant.
+    pub dek_wrap2: Vec<u8>,
+    /// Layer number and container, ascending.
+    pub layers: Vec<(u8, Vec<u8>)>,
+    /// The first bytes of the DEK's commitment.
+    pub dek_fingerprint: [u8; FINGERPRINT_LEN],
+}
+
+/// The epoch of every new wrapper.
+const FIRST_EPOCH: u32 = 1;
+
+impl Draft {
+    /// Draws a share for every slot.
+    ///
+    /// # Errors
+    /// [`Error::Entropy`]; [`Error::Invariant`] when the slots are not kms1, kms2 and layers in order.
+    pub fn new(spec: Spec, dek: Dek, entropy: &mut impl Entropy) -> Result<Self, Error> {
+        let ordered = spec.slots.is_sorted_by(|a, b| a.slot < b.slot);
+        let kms = |i: usize, no| spec.slots.get(i).is_some_and(|s| s.slot == no);
+        if !ordered || !kms(0, SlotNo::KMS1) || !kms(1, SlotNo::KMS2) {
+            return Err(Error::Invariant("slots of a new wrapper"));
+        }
+        let binding = Binding { uuid: spec.uuid, epoch: FIRST_EPOCH, ctx_sha256: spec.ctx_sha256 };
+        let mut slots = Vec::new();
+        for slot in &spec.slots {
+            let header = slot.header(spec.generation)?;
+            let aad = binding.slot_aad(&header)?;
+            slots.push(DraftSlot { header, aad, share: Share::random(entropy)? });
+        }
+        Ok(Self { spec, binding, dek, slots })
+    }
+
+    /// What the two KMS keys have to protect: share and AAD of kms1, then of kms2.
+    pub fn kms_slots(&self) -> impl Iterator<Item = (&Share, &[u8])> {
+        self.slots.iter().take(2).map(|s| (&s.share, s.aad.as_slice()))
+    }
+
+    /// Seals the layers and the DEK and puts everything together.
+    ///
+    /// # Errors
+    /// [`Error::Entropy`], [`Error::InvalidPublicKey`].
+    pub fn finish(self, kms_blobs: [Vec<u8>; 2], entropy: &mut impl Entropy) -> Result<Built, Error> {
+        let opening = Secret::random(entropy)?;
+        let commit = dek_commit(&self.spec.uuid, &self.dek, &opening)?;
+        let path1 = self.seal_path(1, commit, &opening, entropy)?;
+        let path2 = match self.spec.mode {
+            Mode::Split => None,
+            Mode::Redundant => Some(self.seal_path(2, commit, &opening, entropy)?),
+        };
+        let mut layers = Vec::new();
+        for (spec, drafted) in self.spec.slots.iter().zip(&self.slots) {
+            if let (Some(layer_no), Some(ek)) = (spec.slot.layer_no(), &spec.encapsulation_key) {
+                let blob = slot::seal_layer(spec.algorithm, ek, &drafted.aad, &drafted.share, entropy)?;
+                layers.push((layer_no, Container { header: drafted.header.clone(), blob, path: None }.encode()?));
+            }
+        }
+        let [blob1, blob2] = kms_blobs;
+        let [kms1, kms2, ..] = self.slots.as_slice() else { return Err(Error::Invariant("slots")) };
+        Ok(Built {
+            dek_wrap1: Container { header: kms1.header.clone(), blob: blob1, path: Some(path1) }.encode()?,
+            dek_wrap2: Container { header: kms2.header.clone(), blob: blob2, path: path2 }.encode()?,
+            layers,
+            dek_fingerprint: fingerprint(&commit),
+        })
+    }
+
+    fn seal_path(&self, path: u8, dek_commit: [u8; 32], opening: &Secret<32>, entropy: &mut impl Entropy) -> Result<PathData, Error> {
+        let mut salt = [0; 32];
+        entropy.fill(&mut salt)?;
+        let members: Vec<_> = self.slots.iter().filter(|s| on_path(self.spec.mode, path, s.header.slot)).collect();
+        let entry = |s: &&DraftSlot| SlotEntry {
+            slot: s.header.slot,
+            class: s.header.algorithm.class().code(),
+            share_commit: self.binding.share_commit(s.header.slot, &s.share),
+        };
+        let header = PathHeader {
+            mode: self.spec.mode,
+            path,
+            epoch: self.binding.epoch,
+            salt,
+            dek_len: u16::try_from(self.dek.expose().len()).map_err(|_| Error::Invariant("DEK length"))?,
+            policy_uuid: self.spec.policy_uuid,
+            ctx_sha256: self.spec.ctx_sha256,
+            dek_commit,
+            slots: members.iter().map(entry).collect(),
+        };
+        let shares: Vec<_> = members.iter().map(|s| &s.share).collect();
+        PathData::seal(header, &self.spec.uuid, &shares, &self.dek, opening)
+    }
+}
+
+/// Whether a slot belongs to a path.
+fn on_path(mode: Mode, path: u8, slot: SlotNo) -> bool {
+    match mode {
+        Mode::Split => true,
+        Mode::Redundant => slot.layer_no().is_some() || slot.code() == path,
+    }
+}
+
+fn fingerprint(dek_commit: &[u8; 32]) -> [u8; FINGERPRINT_LEN] {
+    dek_commit.first_chunk().copied().unwrap_or_default()
+}
+
+/// What the catalog holds of a wrapper: the bytes, and the columns that the bytes must agree with.
+pub struct Stored<'a> {
+    /// Wrapper uuid.
+    pub uuid: [u8; 16],
+    /// Its policy's uuid.
+    pub policy_uuid: [u8; 16],
+    /// Column `epoch`.
+    pub epoch: u32,
+    /// Column `generation`.
+    pub generation: u64,
+    /// Column `dek_fingerprint`.
+    pub dek_fingerprint: &'a [u8],
+    /// Column `dek_wrap1`.
+    pub dek_wrap1: &'a [u8],
+    /// Column `dek_wrap2`.
+    pub dek_wrap2: &'a [u8],
+    /// Layer number and `kem_ciphertext`, in any order.
+    pub layers: Vec<(u8, &'a [u8])>,
+}
+
+/// A wrapper whose parts were read and found to belong together. Nothing is opened yet.
+#[derive(Debug)]
+pub struct Wrapper {
+    binding: Binding,
+    mode: Mode,
+    slots: Vec<Container>,
+}
+
+/// What came of asking a slot's key for its share.
+pub enum Outcome {
+    /// A share; whether it is the right one shows when it is used.
+    Share(Share),
+    /// The key rejected the bytes, or returned what is not a share.
+    Failed,
+    /// Not asked, or not reachable.
+    Missing,
+}
+
+/// Why a wrapper gave no DEK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unopened {
+    /// Something did not verify. Wins over everything else.
+    DoesNotOpen,
+    /// Nothing failed, but no path has all its shares.
+    Incomplete,
+}
+
+impl Wrapper {
+    /// Reads the parts and checks that they make one wrapper.
+    ///
+    /// # Errors
+    /// Of [`Container::parse`] for bytes that cannot be read; [`Error::DoesNotOpen`] for parts that do not belong together.
+    pub fn parse(stored: &Stored<'_>) -> Result<Self, Error> {
+        let mut slots = vec![Container::parse(stored.dek_wrap1)?, Container::parse(stored.dek_wrap2)?];
+        let mut expected = vec![Some(SlotNo::KMS1), Some(SlotNo::KMS2)];
+        let mut layers = stored.layers.clone();
+        layers.sort_by_key(|(layer_no, _)| *layer_no);
+        for (layer_no, bytes) in layers {
+            slots.push(Container::parse(bytes)?);
+            expected.push(SlotNo::layer(layer_no));
+        }
+        let [first, ..] = slots.as_slice() else { return Err(Error::DoesNotOpen) };
+        let Some(path1) = &first.path else { return Err(Error::DoesNotOpen) };
+        let header = path1.header.clone();
+        let wrapper =
+            Self { binding: Binding { uuid: stored.uuid, epoch: header.epoch, ctx_sha256: header.ctx_sha256 }, mode: header.mode, slots };
+        let in_place = wrapper.slots.iter().map(|s| Some(s.header.slot)).eq(expected)
+            && wrapper.slots.iter().all(|s| s.header.slot.layer_no().is_some() == s.header.algorithm.is_kem())
+            && wrapper.slots.iter().all(|s| s.header.algorithm.is_kem() == s.header.ek_sha256.is_some());
+        let columns_agree = header.epoch == stored.epoch
+            && header.policy_uuid == stored.policy_uuid
+            && wrapper.generation() == stored.generation
+            && bool::from(fingerprint(&header.dek_commit).as_slice().ct_eq(stored.dek_fingerprint));
+        if in_place && columns_agree && wrapper.paths_agree() { Ok(wrapper) } else { Err(Error::DoesNotOpen) }
+    }
+
+    /// Both KMS slots lead a path exactly when the mode says so, each path lists exactly its slots with their classes, and the two paths of
+    /// `redundant` differ in nothing but number, salt, own KMS slot, seal and commit.
+    fn paths_agree(&self) -> bool {
+        let leads = |i: usize| self.slots.get(i).and_then(|s| s.path.as_ref());
+        let (Some(path1), path2) = (leads(0), leads(1)) else { return false };
+        let complete = |path: &PathData, no: u8| {
+            let members = self.slots.iter().filter(|s| on_path(self.mode, no, s.header.slot));
+            path.header.path == no
+                && members.map(|s| (s.header.slot, s.header.algorithm.class().code())).eq(path
+                    .header
+                    .slots
+                    .iter()
+                    .map(|e| (e.slot, e.class)))
+        };
+        match (self.mode, path2) {
+            (Mode::Split, None) => complete(path1, 1),
+            (Mode::Redundant, Some(path2)) => {
+                let shared = |p: &PathData| PathHeader {
+                    path: 0,
+                    salt: [0; 32],
+                    slots: p.header.slots.iter().filter(|e| e.slot.layer_no().is_some()).copied().collect(),
+                    ..p.header.clone()
+                };
+                complete(path1, 1) && complete(path2, 2) && shared(path1) == shared(path2)
+            }
+            _ => false,
+        }
+    }
+
+    /// Composition.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Counts reseals.
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        self.binding.epoch
+    }
+
+    /// Hash of the context that it was made for.
+    #[must_use]
+    pub fn ctx_sha256(&self) -> &[u8; 32] {
+        &self.binding.ctx_sha256
+    }
+
+    /// Bytes of its DEK.
+    #[must_use]
+    pub fn dek_len(&self) -> u16 {
+        self.paths().next().map_or(0, |(_, p)| p.header.dek_len)
+    }
+
+    /// The newest write among its slots.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.slots.iter().map(|s| s.header.generation).max().unwrap_or(0)
+    }
+
+    /// Its slots: kms1, kms2, layers ascending.
+    #[must_use]
+    pub fn slots(&self) -> &[Container] {
+        &self.slots
+    }
+
+    /// One slot.
+    #[must_use]
+    pub fn slot(&self, slot: SlotNo) -> Option<&Container> {
+        self.slots.iter().find(|s| s.header.slot == slot)
+    }
+
+    /// The slots of each path, by number.
+    #[must_use]
+    pub fn path_slots(&self) -> Vec<(u8, Vec<&Container>)> {
+        self.paths().map(|(no, _)| (no, self.slots.iter().filter(|s| on_path(self.mode, no, s.header.slot)).collect())).collect()
+    }
+
+    fn paths(&self) -> impl Iterator<Item = (u8, &PathData)> {
+        self.slots.iter().zip([1, 2]).filter_map(|(s, no)| s.path.as_ref().map(|p| (no, p)))
+    }
+
+    /// Whether every path has a post-quantum layer of at least this NIST category.
+    #[must_use]
+    pub fn is_post_quantum(&self, min_nist_level: i16) -> bool {
+        // Layers are common to all paths, so one look answers for each of them.
+        self.slots.iter().any(|s| s.header.algorithm.nist_level().is_some_and(|level| level >= min_nist_level))
+    }
+
+    /// Whether every path has a symmetric KMS slot whose provider binds the slot's AAD: only its holders can have made the wrapper.
+    #[must_use]
+    pub fn has_origin(&self, binds_aad: impl Fn(&KeyRef) -> bool) -> bool {
+        self.path_slots()
+            .iter()
+            .all(|(_, slots)| slots.iter().any(|s| s.header.algorithm.class() == Class::KmsSym && binds_aad(&s.header.key_ref)))
+    }
+
+    /// What the slot's key authenticates.
+    ///
+    /// # Errors
+    /// [`Error::Invariant`] when the wrapper has no such slot.
+    pub fn slot_aad(&self, slot: SlotNo) -> Result<Vec<u8>, Error> {
+        self.binding.slot_aad(&self.slot(slot).ok_or(Error::Invariant("no such slot"))?.header)
+    }
+
+    /// Whether a share is the one that the slot committed to. Constant time.
+    #[must_use]
+    pub fn share_is_committed(&self, slot: SlotNo, share: &Share) -> bool {
+        let commit = self.binding.share_commit(slot, share);
+        self.paths()
+            .flat_map(|(_, p)| &p.header.slots)
+            .filter(|e| e.slot == slot)
+            .map(|e| bool::from(e.share_commit.ct_eq(&commit)))
+            .reduce(|a, b| a & b)
+            .unwrap_or(false)
+    }
+
+    /// Opens the DEK. `outcomes` stand in the order of [`Self::slots`]. Every path that has all its shares is opened and must verify; a slot that
+    /// failed takes part with a zero share, so that the work does not tell which slot it was.
+    ///
+    /// # Errors
+    /// [`Unopened`].
+    pub fn open(&self, outcomes: &[Outcome]) -> Result<Dek, Unopened> {
+        if outcomes.len() != self.slots.len() {
+            return Err(Unopened::DoesNotOpen);
+        }
+        let zero = Share::zero();
+        let mut failed = outcomes.iter().any(|o| matches!(o, Outcome::Failed));
+        let mut opened = None;
+        for (no, path) in self.paths() {
+            let members = self.slots.iter().zip(outcomes).filter(|(s, _)| on_path(self.mode, no, s.header.slot));
+            let shares: Option<Vec<&Share>> = members
+                .map(|(_, outcome)| match outcome {
+                    Outcome::Share(share) => Some(share),
+                    Outcome::Failed => Some(&zero),
+                    Outcome::Missing => None,
+                })
+                .collect();
+            let Some(shares) = shares else { continue };
+            match path.open(&self.binding.uuid, &shares) {
+                Ok(dek) => opened = Some(dek),
+                Err(_) => failed = true,
+            }
+        }
+        match (failed, opened) {
+            (true, _) => Err(Unopened::DoesNotOpen),
+            (false, Some(dek)) => Ok(dek),
+            (false, None) => Err(Unopened::Incomplete),
+        }
+    }
+
+    /// Prepares one slot for another key. DEK, other slots and seal stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Invariant`] when there is no such slot, or the new key is of another class (that is a reseal).
+    pub fn rewrap(&self, spec: SlotSpec, generation: u64) -> Result<SlotRewrap, Error> {
+        let old = self.slot(spec.slot).ok_or(Error::Invariant("no such slot"))?;
+        if old.header.algorithm.class() != spec.algorithm.class() {
+            return Err(Error::Invariant("a rewrap keeps the slot's class"));
+        }
+        let header = spec.header(generation)?;
+        let aad = self.binding.slot_aad(&header)?;
+        Ok(SlotRewrap { header, aad, encapsulation_key: spec.encapsulation_key, path: old.path.clone() })
+    }
+}
+
+/// A slot on its way to another key.
+pub struct SlotRewrap {
+    header: SlotHeader,
+    aad: Vec<u8>,
+    encapsulation_key: Option<Vec<u8>>,
+    path: Option<PathData>,
+}
+
+impl SlotRewrap {
+    /// What the new key has to authenticate.
+    #[must_use]
+    pub fn aad(&self) -> &[u8] {
+        &self.aad
+    }
+
+    /// Seals the share for a new layer key: the blob for [`Self::finish`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidPublicKey`], [`Error::Entropy`]; [`Error::Invariant`] for a KMS slot.
+    pub fn seal_layer(&self, share: &Share, entropy: &mut impl Entropy) -> Result<Vec<u8>, Error> {
+        let ek = self.encapsulation_key.as_ref().ok_or(Error::Invariant("not a layer"))?;
+        slot::seal_layer(self.header.algorithm, ek, &self.aad, share, entropy)
+    }
+
+    /// The slot's new container around what protects the share now.
+    ///
+    /// # Errors
+    /// [`Error::Invariant`] only.
+    pub fn finish(self, blob: Vec<u8>) -> Result<Vec<u8>, Error> {
+        Container { header: self.header, blob, path: self.path }.encode()
+    }
+}

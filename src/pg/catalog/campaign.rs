@@ -1,0 +1,422 @@
+//! Campaigns and their jobs: scheduled, claimed, recorded, finished. Every statement is set-based; none holds a lock while a provider works.
+
+use crate::pg::{
+    report::Failure,
+    spi::{self, Row},
+};
+use pgrx::{
+    JsonB, Uuid,
+    datum::{Interval, Time, TimestampWithTimeZone},
+};
+use serde_json::Value;
+
+/// Which wrappers: every condition that is given must hold.
+#[derive(Default)]
+pub(crate) struct Selector {
+    pub(crate) wrapper: Option<Uuid>,
+    pub(crate) from_key: Option<i64>,
+    pub(crate) from_provider: Option<i64>,
+    pub(crate) policy: Option<i64>,
+    pub(crate) older_than: Option<Interval>,
+}
+
+/// What a schedule call asks for.
+pub(crate) struct NewCampaign {
+    pub(crate) selector: Selector,
+    pub(crate) target_kms1: Option<i64>,
+    pub(crate) target_kms2: Option<i64>,
+    pub(crate) target_layers: Option<Value>,
+    pub(crate) scheduled_at: Option<TimestampWithTimeZone>,
+    pub(crate) rate_per_second: Option<i32>,
+    pub(crate) window: Option<(Time, Time)>,
+    pub(crate) priority: i32,
+}
+
+/// Wrappers `w` that a selector `c` names.
+macro_rules! selected {
+    () => {
+        "w.status OPERATOR(pg_catalog.=) ANY ('{active,rotated}')
+         AND (c.wrapper_uuid IS NULL OR w.wrapper_uuid OPERATOR(pg_catalog.=) c.wrapper_uuid)
+         AND (c.policy_id IS NULL OR w.policy_id OPERATOR(pg_catalog.=) c.policy_id)
+         AND (c.older_than IS NULL OR w.created_at OPERATOR(pg_catalog.<) (pg_catalog.now() OPERATOR(pg_catalog.-) c.older_than))
+         AND (c.from_key_id IS NULL OR w.kms1_key_id OPERATOR(pg_catalog.=) c.from_key_id OR w.kms2_key_id OPERATOR(pg_catalog.=) c.from_key_id
+              OR EXISTS (SELECT FROM kms_wrap.key_wrapper_layers l
+                         WHERE l.key_wrapper_id OPERATOR(pg_catalog.=) w.id AND l.kms_key_id OPERATOR(pg_catalog.=) c.from_key_id))
+         AND (c.from_provider_id IS NULL
+              OR EXISTS (SELECT FROM kms_wrap.kms_keys k
+                         WHERE k.provider_id OPERATOR(pg_catalog.=) c.from_provider_id
+                           AND (k.id OPERATOR(pg_catalog.=) w.kms1_key_id OR k.id OPERATOR(pg_catalog.=) w.kms2_key_id
+                                OR EXISTS (SELECT FROM kms_wrap.key_wrapper_layers l
+                                           WHERE l.key_wrapper_id OPERATOR(pg_catalog.=) w.id
+                                             AND l.kms_key_id OPERATOR(pg_catalog.=) k.id))))"
+    };
+}
+
+/// Whether wrapper `w` has every target of campaign `c` already.
+macro_rules! current {
+    () => {
+        "((c.target_kms1_key_id IS NULL OR w.kms1_key_id OPERATOR(pg_catalog.=) c.target_kms1_key_id)
+          AND (c.target_kms2_key_id IS NULL OR w.kms2_key_id OPERATOR(pg_catalog.=) c.target_kms2_key_id)
+          AND (c.target_layers IS NULL OR NOT EXISTS (
+               SELECT FROM pg_catalog.jsonb_each_text(c.target_layers) t
+               LEFT JOIN kms_wrap.key_wrapper_layers l
+                 ON l.key_wrapper_id OPERATOR(pg_catalog.=) w.id AND l.layer_no OPERATOR(pg_catalog.=) t.key::pg_catalog.int2
+               WHERE l.kms_key_id IS DISTINCT FROM t.value::pg_catalog.int8)))"
+    };
+}
+
+const INSERT: &str = "INSERT INTO kms_wrap.rewrap_campaigns
+       (wrapper_uuid, from_key_id, from_provider_id, policy_id, older_than, target_kms1_key_id, target_kms2_key_id, target_layers,
+        scheduled_at, rate_per_second, window_start, window_end, priority)
+     VALUES ($1::pg_catalog.text::pg_catalog.bpchar, $2, $3, $4, $5, $6, $7, $8, COALESCE($9, pg_catalog.now()), $10, $11, $12, $13)
+     RETURNING id";
+
+// A wrapper gets one job a campaign: one that failed is not tried for ever, and two campaigns cannot pass a wrapper to and fro.
+const QUEUE: &str = concat!(
+    "WITH c AS MATERIALIZED (SELECT * FROM kms_wrap.rewrap_campaigns WHERE id OPERATOR(pg_catalog.=) $1),
+     m AS MATERIALIZED (
+       SELECT w.id, ",
+    current!(),
+    " AS is_current FROM kms_wrap.key_wrappers w, c WHERE ",
+    selected!(),
+    "),
+     j AS (
+       INSERT INTO kms_wrap.rewrap_jobs
+              (campaign_id, key_wrapper_id, target_kms1_key_id, target_kms2_key_id, target_layers, scheduled_at, priority, max_attempts)
+       SELECT c.id, m.id, c.target_kms1_key_id, c.target_kms2_key_id, c.target_layers, c.scheduled_at, c.priority, 10
+       FROM m, c
+       WHERE NOT m.is_current
+         AND NOT EXISTS (SELECT FROM kms_wrap.rewrap_jobs o
+                         WHERE o.key_wrapper_id OPERATOR(pg_catalog.=) m.id AND o.campaign_id OPERATOR(pg_catalog.=) c.id)
+       ORDER BY m.id
+       ON CONFLICT (key_wrapper_id) WHERE status OPERATOR(pg_catalog.=) ANY ('{pending,running}') DO NOTHING
+       RETURNING 1)
+     SELECT (SELECT pg_catalog.count(*) FROM j),
+            (SELECT pg_catalog.count(*) FROM m WHERE m.is_current),
+            (SELECT pg_catalog.count(*) FROM m, c
+             WHERE NOT m.is_current
+               AND EXISTS (SELECT FROM kms_wrap.rewrap_jobs o
+                           WHERE o.key_wrapper_id OPERATOR(pg_catalog.=) m.id AND o.campaign_id OPERATOR(pg_catalog.<>) c.id
+                             AND o.status OPERATOR(pg_catalog.=) ANY ('{pending,running}')))"
+);
+
+const COUNT: &str =
+    concat!(
+    "WITH c AS (SELECT $1::pg_catalog.text::pg_catalog.bpchar AS wrapper_uuid, $2 AS from_key_id, $3 AS from_provider_id, $4 AS policy_id,
+                       $5 AS older_than, $6 AS target_kms1_key_id, $7 AS target_kms2_key_id, $8 AS target_layers),
+     m AS MATERIALIZED (SELECT ", current!(), " AS is_current FROM kms_wrap.key_wrappers w, c WHERE ", selected!(), ")
+     SELECT pg_catalog.count(*) FILTER (WHERE NOT is_current), pg_catalog.count(*) FILTER (WHERE is_current), 0::pg_catalog.int8 FROM m"
+);
+
+const SELECT_IDS: &str =
+    concat!(
+    "WITH c AS (SELECT $1::pg_catalog.text::pg_catalog.bpchar AS wrapper_uuid, $2 AS from_key_id, $3 AS from_provider_id, $4 AS policy_id,
+                       $5 AS older_than)
+     SELECT w.id FROM kms_wrap.key_wrappers w, c WHERE w.id OPERATOR(pg_catalog.>) $6 AND ", selected!(), " ORDER BY w.id LIMIT $7"
+);
+
+const ADD_COUNTS: &str = "UPDATE kms_wrap.rewrap_campaigns
+     SET total = total OPERATOR(pg_catalog.+) $2, already_current = already_current OPERATOR(pg_catalog.+) $3 WHERE id OPERATOR(pg_catalog.=) $1";
+
+/// How many wrappers a queueing statement met.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Counts {
+    /// Got a job.
+    pub(crate) queued: i64,
+    /// Have every target already.
+    pub(crate) current: i64,
+    /// Have an open job of another campaign.
+    pub(crate) blocked: i64,
+}
+
+fn counts(rows: Vec<Counts>) -> Result<Counts, Failure> {
+    spi::first(rows).ok_or_else(|| Failure::internal("counts"))
+}
+
+fn read_counts(row: &mut Row<'_>) -> Result<Counts, Failure> {
+    Ok(Counts { queued: row.next()?, current: row.next()?, blocked: row.next()? })
+}
+
+/// Stores a campaign and queues its jobs.
+pub(crate) fn schedule(new: NewCampaign) -> Result<(i64, Counts), Failure> {
+    let (start, end) = new.window.unzip();
+    let s = new.selector;
+    let args = [
+        s.wrapper.into(),
+        s.from_key.into(),
+        s.from_provider.into(),
+        s.policy.into(),
+        s.older_than.into(),
+        new.target_kms1.into(),
+        new.target_kms2.into(),
+        new.target_layers.map(JsonB).into(),
+        new.scheduled_at.into(),
+        new.rate_per_second.into(),
+        start.into(),
+        end.into(),
+        new.priority.into(),
+    ];
+    let id = spi::first(spi::write(INSERT, &args, |row| row.next())?).ok_or_else(|| Failure::internal("campaign"))?;
+    let counts = queue(id)?;
+    spi::execute(ADD_COUNTS, &[id.into(), counts.queued.into(), counts.current.into()])?;
+    Ok((id, counts))
+}
+
+/// What a campaign would do.
+pub(crate) fn dry_run(new: &NewCampaign) -> Result<Counts, Failure> {
+    let s = &new.selector;
+    let args = [
+        s.wrapper.into(),
+        s.from_key.into(),
+        s.from_provider.into(),
+        s.policy.into(),
+        s.older_than.into(),
+        new.target_kms1.into(),
+        new.target_kms2.into(),
+        new.target_layers.clone().map(JsonB).into(),
+    ];
+    counts(spi::select(COUNT, &args, read_counts)?)
+}
+
+fn queue(campaign: i64) -> Result<Counts, Failure> {
+    counts(spi::write(QUEUE, &[campaign.into()], read_counts)?)
+}
+
+/// The next ids, after `after`, of the wrappers that a selector names.
+pub(crate) fn select_ids(s: &Selector, after: i64, limit: i64) -> Result<Vec<i64>, Failure> {
+    let args =
+        [s.wrapper.into(), s.from_key.into(), s.from_provider.into(), s.policy.into(), s.older_than.into(), after.into(), limit.into()];
+    spi::select(SELECT_IDS, &args, |row| row.next())
+}
+
+/// Name of this session as the owner of leases: a pid alone comes back.
+macro_rules! owner {
+    ($activity:literal) => {
+        concat!(
+            $activity,
+            ".pid::pg_catalog.text OPERATOR(pg_catalog.||) '@' OPERATOR(pg_catalog.||) EXTRACT(epoch FROM ",
+            $activity,
+            ".backend_start)::pg_catalog.text"
+        )
+    };
+}
+
+const OWNER: &str = concat!("SELECT ", owner!("a"), " FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) a");
+
+// Leases of sessions that are gone, and leases that ran out. A job that took its session along so often is given up.
+const RECLAIM: &str = concat!(
+    "WITH lost AS (
+       UPDATE kms_wrap.rewrap_jobs j
+       SET status = CASE WHEN j.attempts OPERATOR(pg_catalog.>=) (j.max_attempts OPERATOR(pg_catalog.*) 4) THEN 'failed' ELSE 'pending' END,
+           finished_at = CASE WHEN j.attempts OPERATOR(pg_catalog.>=) (j.max_attempts OPERATOR(pg_catalog.*) 4) THEN pg_catalog.now() END,
+           last_error = 'the session that worked on it ended', lease_owner = NULL, lease_until = NULL
+       WHERE j.id OPERATOR(pg_catalog.=) ANY (ARRAY(
+               SELECT r.id FROM kms_wrap.rewrap_jobs r
+               WHERE r.status OPERATOR(pg_catalog.=) 'running'
+                 AND (r.lease_until OPERATOR(pg_catalog.<) pg_catalog.now()
+                      OR NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(NULL) a WHERE ",
+    owner!("a"),
+    " OPERATOR(pg_catalog.=) r.lease_owner))
+               FOR UPDATE SKIP LOCKED))
+       RETURNING j.campaign_id, j.status)
+     UPDATE kms_wrap.rewrap_campaigns c SET failed = c.failed OPERATOR(pg_catalog.+) f.n
+     FROM (SELECT campaign_id, pg_catalog.count(*) AS n FROM lost WHERE status OPERATOR(pg_catalog.=) 'failed' GROUP BY campaign_id) f
+     WHERE c.id OPERATOR(pg_catalog.=) f.campaign_id"
+);
+
+// One due campaign, then its oldest pending jobs. The campaign's row is written only when it is limited or starts, so that workers do not
+// wait for each other.
+const CLAIM: &str = "WITH c AS MATERIALIZED (
+       SELECT c.id, c.rate_per_second, c.started_at,
+              LEAST($1, COALESCE(c.rate_per_second, $1))::pg_catalog.int8 AS n
+       FROM kms_wrap.rewrap_campaigns c
+       WHERE c.status OPERATOR(pg_catalog.=) 'running'
+         AND c.scheduled_at OPERATOR(pg_catalog.<=) pg_catalog.now() AND c.next_claim_at OPERATOR(pg_catalog.<=) pg_catalog.now()
+         AND (c.window_start IS NULL
+              OR CASE WHEN c.window_start OPERATOR(pg_catalog.<) c.window_end
+                      THEN LOCALTIME OPERATOR(pg_catalog.>=) c.window_start AND LOCALTIME OPERATOR(pg_catalog.<) c.window_end
+                      ELSE LOCALTIME OPERATOR(pg_catalog.>=) c.window_start OR LOCALTIME OPERATOR(pg_catalog.<) c.window_end END)
+         AND EXISTS (SELECT FROM kms_wrap.rewrap_jobs j
+                     WHERE j.campaign_id OPERATOR(pg_catalog.=) c.id AND j.status OPERATOR(pg_catalog.=) 'pending'
+                       AND j.next_attempt_at OPERATOR(pg_catalog.<=) pg_catalog.now())
+       ORDER BY c.priority DESC, c.id LIMIT 1),
+     j AS MATERIALIZED (
+       SELECT j.id FROM kms_wrap.rewrap_jobs j
+       WHERE j.campaign_id OPERATOR(pg_catalog.=) (SELECT c.id FROM c) AND j.status OPERATOR(pg_catalog.=) 'pending'
+         AND j.next_attempt_at OPERATOR(pg_catalog.<=) pg_catalog.now()
+       ORDER BY j.priority DESC, j.id LIMIT (SELECT c.n FROM c) FOR UPDATE SKIP LOCKED),
+     u AS (
+       UPDATE kms_wrap.rewrap_jobs
+       SET status = 'running', attempts = attempts OPERATOR(pg_catalog.+) 1, started_at = COALESCE(started_at, pg_catalog.now()),
+           lease_owner = $2, lease_until = pg_catalog.now() OPERATOR(pg_catalog.+) '10 minutes'::pg_catalog.interval
+       WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT j.id FROM j)) RETURNING 1),
+     p AS (
+       UPDATE kms_wrap.rewrap_campaigns r
+       SET started_at = COALESCE(r.started_at, pg_catalog.now()),
+           next_claim_at = CASE WHEN r.rate_per_second IS NULL THEN r.next_claim_at
+             ELSE pg_catalog.now() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => (SELECT pg_catalog.count(*) FROM u)::pg_catalog.float8
+                  OPERATOR(pg_catalog./) r.rate_per_second::pg_catalog.float8) END
+       FROM c WHERE r.id OPERATOR(pg_catalog.=) c.id AND (c.started_at IS NULL OR c.rate_per_second IS NOT NULL))
+     SELECT pg_catalog.count(*) FROM u";
+
+// Running campaigns without an open job.
+const IDLE: &str = "SELECT c.id FROM kms_wrap.rewrap_campaigns c
+     WHERE c.status OPERATOR(pg_catalog.=) 'running' AND c.scheduled_at OPERATOR(pg_catalog.<=) pg_catalog.now()
+       AND c.next_claim_at OPERATOR(pg_catalog.<=) pg_catalog.now()
+       AND NOT EXISTS (SELECT FROM kms_wrap.rewrap_jobs j
+                       WHERE j.campaign_id OPERATOR(pg_catalog.=) c.id AND j.status OPERATOR(pg_catalog.=) ANY ('{pending,running}'))
+     ORDER BY c.id FOR UPDATE SKIP LOCKED";
+
+const FINISH: &str = "UPDATE kms_wrap.rewrap_campaigns
+     SET status = 'done', finished_at = pg_catalog.now(), started_at = COALESCE(started_at, pg_catalog.now()) WHERE id OPERATOR(pg_catalog.=) $1";
+
+const LOOK_AGAIN: &str = "UPDATE kms_wrap.rewrap_campaigns
+     SET next_claim_at = pg_catalog.now() OPERATOR(pg_catalog.+) '10 seconds'::pg_catalog.interval WHERE id OPERATOR(pg_catalog.=) $1";
+
+/// This session as the owner of leases.
+pub(crate) fn owner() -> Result<String, Failure> {
+    spi::first(spi::select(OWNER, &[], |row| row.next())?).ok_or_else(|| Failure::internal("session"))
+}
+
+/// Leases up to `batch_size` jobs of one campaign to this session; ends campaigns that have nothing left.
+pub(crate) fn claim(batch_size: i32) -> Result<i64, Failure> {
+    let owner = owner()?;
+    spi::execute(RECLAIM, &[])?;
+    let claim = || -> Result<i64, Failure> {
+        Ok(spi::first(spi::write(CLAIM, &[batch_size.into(), owner.as_str().into()], |row| row.next())?).unwrap_or(0))
+    };
+    let claimed = claim()?;
+    if claimed > 0 {
+        return Ok(claimed);
+    }
+    let mut queued = 0;
+    for campaign in spi::write(IDLE, &[], |row| row.next::<i64>())? {
+        // Wrappers made or freed since the last look.
+        let counts = queue(campaign)?;
+        queued += counts.queued;
+        if counts.queued > 0 {
+            spi::execute(ADD_COUNTS, &[campaign.into(), counts.queued.into(), 0_i64.into()])?;
+        } else if counts.blocked > 0 {
+            spi::execute(LOOK_AGAIN, &[campaign.into()])?;
+        } else {
+            spi::execute(FINISH, &[campaign.into()])?;
+        }
+    }
+    if queued > 0 { claim() } else { Ok(0) }
+}
+
+/// A job that this session holds.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    pub(crate) id: i64,
+    pub(crate) wrapper: i64,
+    pub(crate) target_kms1: Option<i64>,
+    pub(crate) target_kms2: Option<i64>,
+    pub(crate) target_layers: Option<Value>,
+    pub(crate) attempts: i32,
+    pub(crate) max_attempts: i32,
+}
+
+const LEASED: &str = "SELECT id, key_wrapper_id, target_kms1_key_id, target_kms2_key_id, target_layers, attempts, max_attempts
+     FROM kms_wrap.rewrap_jobs WHERE status OPERATOR(pg_catalog.=) 'running' AND lease_owner OPERATOR(pg_catalog.=) $1 ORDER BY id";
+
+/// The jobs that this session holds.
+pub(crate) fn leased() -> Result<Vec<Job>, Failure> {
+    spi::select(LEASED, &[owner()?.into()], |row| {
+        Ok(Job {
+            id: row.next()?,
+
+            wrapper: row.next()?,
+            target_kms1: row.opt()?,
+            target_kms2: row.opt()?,
+            target_layers: row.opt::<JsonB>()?.map(|json| json.0),
+            attempts: row.next()?,
+            max_attempts: row.next()?,
+        })
+    })
+}
+
+/// How a job ended, or when it is tried again.
+#[derive(Debug, Clone)]
+pub(crate) enum Verdict {
+    Done,
+    Retry(String),
+    Failed(String),
+}
+
+// Only jobs that are still leased to this session: a lease that ran out has been given to somebody else.
+const RECORD: &str = "WITH r AS (
+       UPDATE kms_wrap.rewrap_jobs j
+       SET status = v.status, last_error = v.error, lease_owner = NULL, lease_until = NULL,
+           finished_at = CASE WHEN v.status OPERATOR(pg_catalog.=) 'pending' THEN NULL ELSE pg_catalog.now() END,
+           next_attempt_at = CASE WHEN v.status OPERATOR(pg_catalog.<>) 'pending' THEN j.next_attempt_at
+             ELSE pg_catalog.now() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs =>
+                  LEAST(300, pg_catalog.power(2::pg_catalog.float8, j.attempts::pg_catalog.float8 OPERATOR(pg_catalog.-) 1::pg_catalog.float8))
+                  OPERATOR(pg_catalog.*) (0.5 OPERATOR(pg_catalog.+) pg_catalog.random())) END
+       FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)) AS v (id, status, error)
+       WHERE j.id OPERATOR(pg_catalog.=) v.id AND j.status OPERATOR(pg_catalog.=) 'running' AND j.lease_owner OPERATOR(pg_catalog.=) $4
+       RETURNING j.campaign_id, j.status, j.last_error)
+     UPDATE kms_wrap.rewrap_campaigns c
+     SET done = c.done OPERATOR(pg_catalog.+) s.done, failed = c.failed OPERATOR(pg_catalog.+) s.failed,
+         last_error = COALESCE(s.error, c.last_error)
+     FROM (SELECT r.campaign_id, pg_catalog.count(*) FILTER (WHERE r.status OPERATOR(pg_catalog.=) 'done') AS done,
+                  pg_catalog.count(*) FILTER (WHERE r.status OPERATOR(pg_catalog.=) 'failed') AS failed,
+                  pg_catalog.max(r.last_error) AS error FROM r GROUP BY r.campaign_id) s
+     WHERE c.id OPERATOR(pg_catalog.=) s.campaign_id";
+
+/// Records what became of leased jobs and gives the leases back.
+pub(crate) fn record(verdicts: &[(i64, Verdict)]) -> Result<(), Failure> {
+    let ids: Vec<i64> = verdicts.iter().map(|(id, _)| *id).collect();
+    let (mut statuses, mut errors) = (Vec::new(), Vec::new());
+    for (_, verdict) in verdicts {
+        let (status, error) = match verdict {
+            Verdict::Done => ("done", None),
+            Verdict::Retry(why) => ("pending", Some(why.clone())),
+            Verdict::Failed(why) => ("failed", Some(why.clone())),
+        };
+        statuses.push(status);
+        errors.push(error);
+    }
+    spi::execute(RECORD, &[ids.into(), statuses.into(), errors.into(), owner()?.into()])?;
+    Ok(())
+}
+
+const STATUS: &str = "SELECT status FROM kms_wrap.rewrap_campaigns WHERE id OPERATOR(pg_catalog.=) $1";
+const PAUSE: &str =
+    "UPDATE kms_wrap.rewrap_campaigns SET status = 'paused' WHERE id OPERATOR(pg_catalog.=) $1 AND status OPERATOR(pg_catalog.=) 'running'";
+const RESUME: &str =
+    "UPDATE kms_wrap.rewrap_campaigns SET status = 'running' WHERE id OPERATOR(pg_catalog.=) $1 AND status OPERATOR(pg_catalog.=) 'paused'";
+const CANCEL: &str = "WITH j AS (
+       UPDATE kms_wrap.rewrap_jobs SET status = 'cancelled', finished_at = pg_catalog.now()
+       WHERE campaign_id OPERATOR(pg_catalog.=) $1 AND status OPERATOR(pg_catalog.=) 'pending'
+         AND EXISTS (SELECT FROM kms_wrap.rewrap_campaigns c
+                     WHERE c.id OPERATOR(pg_catalog.=) $1 AND c.status OPERATOR(pg_catalog.=) ANY ('{running,paused}')) RETURNING 1)
+     UPDATE kms_wrap.rewrap_campaigns
+     SET status = 'cancelled', finished_at = pg_catalog.now(), cancelled = cancelled OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM j)
+     WHERE id OPERATOR(pg_catalog.=) $1 AND status OPERATOR(pg_catalog.=) ANY ('{running,paused}')";
+
+/// A change of a campaign's status that a person asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Change {
+    Pause,
+    Resume,
+    Cancel,
+}
+
+/// Pauses, resumes or cancels a campaign.
+pub(crate) fn change(campaign: i64, change: Change) -> Result<(), Failure> {
+    let status: Option<String> = spi::first(spi::select(STATUS, &[campaign.into()], |row| row.next())?);
+    let Some(status) = status else { return Err(Failure::unknown("campaign", campaign)) };
+    let (sql, verb) = match change {
+        Change::Pause => (PAUSE, "paused"),
+        Change::Resume => (RESUME, "resumed"),
+        Change::Cancel => (CANCEL, "cancelled"),
+    };
+    if spi::execute(sql, &[campaign.into()])? == 0 {
+        return Err(Failure::state(
+            format!("campaign {campaign} is {status} and cannot be {verb}"),
+            "Start a new one with kms_wrap.kw_schedule_rewrap(...).",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! Policies as making and rewrapping a wrapper needs them.
+
+use crate::{
+    core::{path::Mode, policy::Selection},
+    pg::{
+        report::Failure,
+        spi::{self, Row},
+    },
+};
+use pgrx::Uuid;
+use std::collections::{HashMap, HashSet};
+
+/// A row of encryption_policies.
+#[derive(Debug, Clone)]
+pub(crate) struct Policy {
+    pub(crate) id: i64,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) name: String,
+    pub(crate) mode: Mode,
+    pub(crate) selection: Selection,
+    pub(crate) min_layers: i16,
+    pub(crate) max_layers: i16,
+    pub(crate) min_nist_level: Option<i16>,
+    pub(crate) require_origin: bool,
+    pub(crate) allow_same_trust_domain: bool,
+    pub(crate) is_enabled: bool,
+}
+
+macro_rules! policy_select {
+    () => {
+        "SELECT id, policy_uuid, policy_name::text, composition, layer_selection, min_layers, max_layers, min_nist_level,
+                require_origin, allow_same_trust_domain, is_enabled FROM kms_wrap.encryption_policies "
+    };
+}
+
+const BY_NAME: &str = concat!(policy_select!(), "WHERE policy_name OPERATOR(pg_catalog.=) $1");
+const BY_IDS: &str = concat!(policy_select!(), "WHERE id OPERATOR(pg_catalog.=) ANY ($1)");
+const MEMBERS: &str = "SELECT policy_id, kms_key_id, slot FROM kms_wrap.policy_kms_keys WHERE policy_id OPERATOR(pg_catalog.=) ANY ($1)";
+
+/// A policy by name.
+pub(crate) fn by_name(name: &str) -> Result<Policy, Failure> {
+    spi::first(spi::select(BY_NAME, &[name.into()], read)?).ok_or_else(|| Failure::unknown("policy", name))
+}
+
+/// Policies by id.
+pub(crate) fn by_ids(ids: &[i64]) -> Result<HashMap<i64, Policy>, Failure> {
+    Ok(spi::select(BY_IDS, &[ids.to_vec().into()], read)?.into_iter().map(|p| (p.id, p)).collect())
+}
+
+/// Which keys policies list for which slot: `(policy, key, slot name)`.
+pub(crate) fn members(policies: &[i64]) -> Result<HashSet<(i64, i64, String)>, Failure> {
+    let rows = spi::select(MEMBERS, &[policies.to_vec().into()], |row| Ok((row.next()?, row.next()?, row.next()?)))?;
+    Ok(rows.into_iter().collect())
+}
+
+fn read(row: &mut Row<'_>) -> Result<Policy, Failure> {
+    let (id, uuid, name) = (row.next()?, row.next::<Uuid>()?, row.next()?);
+    let (mode, selection): (String, String) = (row.next()?, row.next()?);
+    Ok(Policy {
+        id,
+        uuid: *uuid.as_bytes(),
+        name,
+        mode: Mode::from_name(&mode).ok_or_else(|| Failure::internal("composition"))?,
+        selection: Selection::from_name(&selection).ok_or_else(|| Failure::internal("layer_selection"))?,
+        min_layers: row.next()?,
+        max_layers: row.next()?,
+        min_nist_level: row.opt()?,
+        require_origin: row.next()?,
+        allow_same_trust_domain: row.next()?,
+        is_enabled: row.next()?,
+    })
+}

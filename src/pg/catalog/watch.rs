@@ -1,0 +1,90 @@
+//! What kw_health and kw_describe_wrapper look at beyond keys and wrappers.
+
+use crate::pg::{report::Failure, spi};
+use pgrx::JsonB;
+use serde_json::Value;
+
+const PROVIDERS: &str = "SELECT p.name::text, p.provider, p.is_enabled,
+            CASE WHEN p.suspended_until OPERATOR(pg_catalog.>) pg_catalog.now() THEN p.suspended_until::text END, p.suspend_reason,
+            p.trust_domain::text, c.config,
+            (SELECT pg_catalog.count(*) FROM kms_wrap.kms_keys k WHERE k.provider_id OPERATOR(pg_catalog.=) p.id)
+     FROM kms_wrap.kms_providers p LEFT JOIN kms_wrap.provider_config c ON c.id OPERATOR(pg_catalog.=) p.provider_config_id ORDER BY p.id";
+
+/// A provider as kw_health shows it.
+pub(crate) struct ProviderRow {
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    pub(crate) is_enabled: bool,
+    pub(crate) suspended_until: Option<String>,
+    pub(crate) suspend_reason: Option<String>,
+    pub(crate) trust_domain: String,
+    pub(crate) config: Option<Value>,
+    pub(crate) keys: i64,
+}
+
+/// All providers.
+pub(crate) fn providers() -> Result<Vec<ProviderRow>, Failure> {
+    spi::select(PROVIDERS, &[], |row| {
+        Ok(ProviderRow {
+            name: row.next()?,
+            kind: row.next()?,
+            is_enabled: row.next()?,
+            suspended_until: row.opt()?,
+            suspend_reason: row.opt()?,
+            trust_domain: row.next()?,
+            config: row.opt::<JsonB>()?.map(|json| json.0),
+            keys: row.next()?,
+        })
+    })
+}
+
+const POLICY_NAMES: &str = "SELECT policy_name::text FROM kms_wrap.encryption_policies ORDER BY id";
+
+/// Names of all policies.
+pub(crate) fn policy_names() -> Result<Vec<String>, Failure> {
+    spi::select(POLICY_NAMES, &[], |row| row.next())
+}
+
+const WORKERS: &str = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_get_activity(NULL) a
+     JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) a.datid
+     WHERE a.backend_type OPERATOR(pg_catalog.=) 'kms_wrap worker' AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()";
+const DATABASE: &str = "SELECT pg_catalog.current_database()::text";
+
+/// Name of this database, and how many workers serve it.
+pub(crate) fn worker() -> Result<(String, i64), Failure> {
+    let database = spi::first(spi::select(DATABASE, &[], |row| row.next())?).unwrap_or_default();
+    Ok((database, spi::first(spi::select(WORKERS, &[], |row| row.next())?).unwrap_or(0)))
+}
+
+const JOBS: &str = "SELECT (SELECT pg_catalog.count(*) FROM kms_wrap.rewrap_campaigns WHERE status OPERATOR(pg_catalog.=) 'running'),
+            (SELECT pg_catalog.count(*) FROM kms_wrap.rewrap_campaigns WHERE status OPERATOR(pg_catalog.=) 'paused'),
+            (SELECT pg_catalog.count(*) FROM kms_wrap.rewrap_jobs WHERE status OPERATOR(pg_catalog.=) ANY ('{pending,running}')),
+            (SELECT pg_catalog.count(*) FROM kms_wrap.rewrap_jobs WHERE status OPERATOR(pg_catalog.=) 'failed')";
+
+/// Running campaigns, paused campaigns, open jobs, failed jobs.
+pub(crate) fn jobs() -> Result<(i64, i64, i64, i64), Failure> {
+    let rows = spi::select(JOBS, &[], |row| Ok((row.next()?, row.next()?, row.next()?, row.next()?)))?;
+    Ok(spi::first(rows).unwrap_or_default())
+}
+
+const BELOW_PQ: &str = "SELECT pg_catalog.count(*) FROM kms_wrap.key_wrappers w
+     WHERE w.status OPERATOR(pg_catalog.=) ANY ('{active,rotated}')
+       AND NOT EXISTS (SELECT FROM kms_wrap.key_wrapper_layers l WHERE l.key_wrapper_id OPERATOR(pg_catalog.=) w.id)";
+
+/// Live wrappers without any layer, so without post-quantum protection.
+pub(crate) fn without_layers() -> Result<i64, Failure> {
+    Ok(spi::first(spi::select(BELOW_PQ, &[], |row| row.next())?).unwrap_or(0))
+}
+
+const MISSING_SEALED: &str = "SELECT pg_catalog.count(*) FROM kms_wrap.kms_keys k
+     JOIN kms_wrap.kms_providers p ON p.id OPERATOR(pg_catalog.=) k.provider_id
+     WHERE p.provider OPERATOR(pg_catalog.=) 'local' AND p.name OPERATOR(pg_catalog.=) $1 AND k.status OPERATOR(pg_catalog.<>) 'destroyed'
+       AND NOT EXISTS (SELECT FROM kms_wrap.sym_key s WHERE s.key_id OPERATOR(pg_catalog.=) k.external_key_ref
+                       AND s.provider_config_id OPERATOR(pg_catalog.=) p.provider_config_id)
+       AND NOT EXISTS (SELECT FROM kms_wrap.asym_key a WHERE a.key_id OPERATOR(pg_catalog.=) k.external_key_ref
+                       AND a.provider_config_id OPERATOR(pg_catalog.=) p.provider_config_id)";
+
+/// Keys of a local provider whose sealed bytes are gone.
+pub(crate) fn missing_sealed(provider: &str) -> Result<i64, Failure> {
+    Ok(spi::first(spi::select(MISSING_SEALED, &[provider.into()], |row| row.next())?).unwrap_or(0))
+}

@@ -1,0 +1,325 @@
+//! Wrappers and their layers: read, inserted, and written back with compare-and-swap.
+
+use crate::pg::{
+    report::Failure,
+    spi::{self, Row},
+};
+use pgrx::{JsonB, Uuid};
+use serde_json::Value;
+use std::collections::HashMap;
+
+/// What a wrapper may still be used for (`key_wrappers.status`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WrapperStatus {
+    Active,
+    Rotated,
+    Retired,
+    Invalid,
+}
+
+impl WrapperStatus {
+    fn from_name(name: &str) -> Result<Self, Failure> {
+        Ok(match name {
+            "active" => Self::Active,
+            "rotated" => Self::Rotated,
+            "retired" => Self::Retired,
+            "invalid" => Self::Invalid,
+            _ => return Err(Failure::internal("wrapper status")),
+        })
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Rotated => "rotated",
+            Self::Retired => "retired",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+/// A row of key_wrappers with its layers.
+#[derive(Debug, Clone)]
+pub(crate) struct WrapperRow {
+    pub(crate) id: i64,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) policy_id: i64,
+    pub(crate) policy_uuid: [u8; 16],
+    pub(crate) policy_name: String,
+    pub(crate) kms1: i64,
+    pub(crate) kms2: i64,
+    pub(crate) dek_wrap1: Vec<u8>,
+    pub(crate) dek_wrap2: Vec<u8>,
+    pub(crate) crypto_suite: Option<Value>,
+    pub(crate) status: WrapperStatus,
+    pub(crate) purpose: String,
+    pub(crate) epoch: i32,
+    pub(crate) generation: i64,
+    pub(crate) dek_fingerprint: Vec<u8>,
+    pub(crate) layers: Vec<LayerRow>,
+}
+
+/// A row of key_wrapper_layers.
+#[derive(Debug, Clone)]
+pub(crate) struct LayerRow {
+    pub(crate) layer_no: i16,
+    pub(crate) key: Option<i64>,
+    pub(crate) algorithm: String,
+    pub(crate) kem_ciphertext: Vec<u8>,
+    pub(crate) encap_pubkey: Option<Vec<u8>>,
+    pub(crate) aad: Option<Value>,
+    pub(crate) meta: Option<Value>,
+}
+
+impl WrapperRow {
+    pub(crate) fn label(&self) -> Uuid {
+        Uuid::from_bytes(self.uuid)
+    }
+
+    /// Ids of the keys that protect its slots. A layer whose key row was deleted has none.
+    pub(crate) fn key_ids(&self) -> impl Iterator<Item = i64> + '_ {
+        [self.kms1, self.kms2].into_iter().chain(self.layers.iter().filter_map(|l| l.key))
+    }
+}
+
+macro_rules! wrapper_select {
+    () => {
+        "SELECT w.id, w.wrapper_uuid::pg_catalog.uuid, w.policy_id, p.policy_uuid, p.policy_name::text, w.kms1_key_id, w.kms2_key_id,
+                w.dek_wrap1, w.dek_wrap2, w.crypto_suite, w.status, w.purpose, w.epoch, w.generation, w.dek_fingerprint
+         FROM kms_wrap.key_wrappers w JOIN kms_wrap.encryption_policies p ON p.id OPERATOR(pg_catalog.=) w.policy_id "
+    };
+}
+
+const BY_UUID: &str = concat!(wrapper_select!(), "WHERE w.wrapper_uuid OPERATOR(pg_catalog.=) $1::pg_catalog.text::pg_catalog.bpchar");
+const BY_IDS: &str = concat!(wrapper_select!(), "WHERE w.id OPERATOR(pg_catalog.=) ANY ($1) ORDER BY w.id");
+const LAYERS: &str = "SELECT l.key_wrapper_id, l.layer_no, l.kms_key_id, a.name::text, l.kem_ciphertext, l.encap_pubkey, l.aad, l.meta
+     FROM kms_wrap.key_wrapper_layers l JOIN kms_wrap.crypto_algorithms a ON a.id OPERATOR(pg_catalog.=) l.kem_algo_id
+     WHERE l.key_wrapper_id OPERATOR(pg_catalog.=) ANY ($1) ORDER BY l.key_wrapper_id, l.layer_no";
+const NEXT_GENERATIONS: &str = "SELECT pg_catalog.nextval('kms_wrap.wrapper_generation_seq') FROM pg_catalog.generate_series(1, $1)";
+
+/// One wrapper.
+pub(crate) fn by_uuid(uuid: Uuid) -> Result<WrapperRow, Failure> {
+    let row = spi::first(spi::select(BY_UUID, &[uuid.into()], read)?).ok_or_else(|| Failure::unknown("wrapper", uuid))?;
+    Ok(with_layers(vec![row])?.remove(0))
+}
+
+/// Wrappers by id, in the order of their ids. Unknown ids are missing from the answer.
+pub(crate) fn by_ids(ids: &[i64]) -> Result<Vec<WrapperRow>, Failure> {
+    with_layers(spi::select(BY_IDS, &[ids.to_vec().into()], read)?)
+}
+
+fn read(row: &mut Row<'_>) -> Result<WrapperRow, Failure> {
+    Ok(WrapperRow {
+        id: row.next()?,
+        uuid: *row.next::<Uuid>()?.as_bytes(),
+        policy_id: row.next()?,
+        policy_uuid: *row.next::<Uuid>()?.as_bytes(),
+        policy_name: row.next()?,
+        kms1: row.next()?,
+        kms2: row.next()?,
+        dek_wrap1: row.next()?,
+        dek_wrap2: row.next()?,
+        crypto_suite: row.opt::<JsonB>()?.map(|json| json.0),
+        status: WrapperStatus::from_name(&row.next::<String>()?)?,
+        purpose: row.next()?,
+        epoch: row.next()?,
+        generation: row.next()?,
+        dek_fingerprint: row.next()?,
+        layers: Vec::new(),
+    })
+}
+
+fn with_layers(mut wrappers: Vec<WrapperRow>) -> Result<Vec<WrapperRow>, Failure> {
+    let ids: Vec<i64> = wrappers.iter().map(|w| w.id).collect();
+    let mut layers: HashMap<i64, Vec<LayerRow>> = HashMap::new();
+    let rows = spi::select(LAYERS, &[ids.into()], |row| {
+        let wrapper: i64 = row.next()?;
+        let layer = LayerRow {
+            layer_no: row.next()?,
+            key: row.opt()?,
+            algorithm: row.next()?,
+            kem_ciphertext: row.next()?,
+            encap_pubkey: row.opt()?,
+            aad: row.opt::<JsonB>()?.map(|json| json.0),
+            meta: row.opt::<JsonB>()?.map(|json| json.0),
+        };
+        Ok((wrapper, layer))
+    })?;
+    for (wrapper, layer) in rows {
+        layers.entry(wrapper).or_default().push(layer);
+    }
+    for wrapper in &mut wrappers {
+        wrapper.layers = layers.remove(&wrapper.id).unwrap_or_default();
+    }
+    Ok(wrappers)
+}
+
+/// Draws `n` generation numbers.
+pub(crate) fn next_generations(n: usize) -> Result<Vec<i64>, Failure> {
+    let n = i32::try_from(n).map_err(Failure::internal)?;
+    spi::write(NEXT_GENERATIONS, &[n.into()], |row| row.next())
+}
+
+/// `wrap_version` of a generation: the seed's column is an integer, so it starts again after 2^31 - 1 writes.
+pub(crate) fn wrap_version(generation: i64) -> i32 {
+    let version = (generation - 1).rem_euclid(i64::from(i32::MAX)) + 1;
+    i32::try_from(version).unwrap_or(i32::MAX)
+}
+
+/// A new row of key_wrapper_layers.
+pub(crate) struct NewLayer {
+    pub(crate) layer_no: i16,
+    pub(crate) key: i64,
+    pub(crate) algorithm: &'static str,
+    pub(crate) kem_ciphertext: Vec<u8>,
+    pub(crate) aad: Value,
+    pub(crate) meta: Value,
+}
+
+/// A new wrapper's columns.
+pub(crate) struct NewWrapper {
+    pub(crate) uuid: [u8; 16],
+    pub(crate) policy_id: i64,
+    pub(crate) kms1: i64,
+    pub(crate) kms2: i64,
+    pub(crate) dek_wrap1: Vec<u8>,
+    pub(crate) dek_wrap2: Vec<u8>,
+    pub(crate) crypto_suite: Value,
+    pub(crate) generation: i64,
+    pub(crate) dek_fingerprint: Vec<u8>,
+    pub(crate) layers: Vec<NewLayer>,
+}
+
+// One statement for both tables: a wrapper is there with all its layers or not at all.
+const INSERT: &str = "WITH w AS (
+       INSERT INTO kms_wrap.key_wrappers
+              (wrapper_uuid, policy_id, purpose, kms1_key_id, kms2_key_id, dek_wrap1, dek_wrap2, crypto_suite,
+               wrap_version, generation, dek_fingerprint)
+       VALUES ($1::pg_catalog.text::pg_catalog.bpchar, $2, 'caller', $3, $4, $5, $6, $7, $8, $9, $10)
+       ON CONFLICT (kms1_key_id, kms2_key_id, wrap_version) DO NOTHING RETURNING id),
+     l AS (
+       INSERT INTO kms_wrap.key_wrapper_layers (key_wrapper_id, layer_no, kms_key_id, kem_algo_id, kem_ciphertext, aad, meta)
+       SELECT w.id, n.layer_no, n.key, a.id, n.ct, n.aad, n.meta
+       FROM w, ROWS FROM (pg_catalog.unnest($11), pg_catalog.unnest($12), pg_catalog.unnest($13), pg_catalog.unnest($14),
+                          pg_catalog.unnest($15), pg_catalog.unnest($16)) AS n (layer_no, key, algorithm, ct, aad, meta)
+            JOIN kms_wrap.crypto_algorithms a ON a.class OPERATOR(pg_catalog.=) 'kem' AND a.name OPERATOR(pg_catalog.=) n.algorithm)
+     SELECT id FROM w";
+
+/// Inserts a wrapper; `false` when its wrap_version is taken for its pair of keys (after wrap-around) and another generation is needed.
+pub(crate) fn insert(new: NewWrapper) -> Result<bool, Failure> {
+    let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for layer in new.layers {
+        columns.0.push(layer.layer_no);
+        columns.1.push(layer.key);
+        columns.2.push(layer.algorithm);
+        columns.3.push(layer.kem_ciphertext);
+        columns.4.push(JsonB(layer.aad));
+        columns.5.push(JsonB(layer.meta));
+    }
+    let args = [
+        Uuid::from_bytes(new.uuid).into(),
+        new.policy_id.into(),
+        new.kms1.into(),
+        new.kms2.into(),
+        new.dek_wrap1.into(),
+        new.dek_wrap2.into(),
+        JsonB(new.crypto_suite).into(),
+        wrap_version(new.generation).into(),
+        new.generation.into(),
+        new.dek_fingerprint.into(),
+        columns.0.into(),
+        columns.1.into(),
+        columns.2.into(),
+        columns.3.into(),
+        columns.4.into(),
+        columns.5.into(),
+    ];
+    Ok(!spi::write(INSERT, &args, |row| row.next::<i64>())?.is_empty())
+}
+
+/// What a rewrap changes of a wrapper.
+pub(crate) struct Rewritten {
+    pub(crate) id: i64,
+    pub(crate) old_generation: i64,
+    pub(crate) generation: i64,
+    pub(crate) kms1: i64,
+    pub(crate) kms2: i64,
+    pub(crate) dek_wrap1: Vec<u8>,
+    pub(crate) dek_wrap2: Vec<u8>,
+    pub(crate) crypto_suite: Value,
+    pub(crate) layers: Vec<NewLayer>,
+}
+
+// Compare-and-swap on generation. Only active and rotated wrappers: a status change that came first wins.
+const UPDATE: &str = "UPDATE kms_wrap.key_wrappers w
+     SET kms1_key_id = n.kms1, kms2_key_id = n.kms2, dek_wrap1 = n.dek_wrap1, dek_wrap2 = n.dek_wrap2, crypto_suite = n.crypto_suite,
+         generation = n.generation, wrap_version = n.wrap_version
+     FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),
+                     pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), pg_catalog.unnest($9))
+          AS n (id, old_generation, generation, wrap_version, kms1, kms2, dek_wrap1, dek_wrap2, crypto_suite)
+     WHERE w.id OPERATOR(pg_catalog.=) n.id AND w.generation OPERATOR(pg_catalog.=) n.old_generation
+       AND w.status OPERATOR(pg_catalog.=) ANY ('{active,rotated}')
+     RETURNING w.id";
+
+const UPDATE_LAYERS: &str = "UPDATE kms_wrap.key_wrapper_layers l
+     SET kms_key_id = n.key, kem_algo_id = a.id, kem_ciphertext = n.ct, encap_pubkey = NULL, aad = n.aad, meta = n.meta
+     FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),
+                     pg_catalog.unnest($6), pg_catalog.unnest($7)) AS n (wrapper, layer_no, key, algorithm, ct, aad, meta)
+          JOIN kms_wrap.crypto_algorithms a ON a.class OPERATOR(pg_catalog.=) 'kem' AND a.name OPERATOR(pg_catalog.=) n.algorithm
+     WHERE l.key_wrapper_id OPERATOR(pg_catalog.=) n.wrapper AND l.layer_no OPERATOR(pg_catalog.=) n.layer_no";
+
+// Concurrent writers draw from one sequence, so only a wrap-around can make two rows of a pair meet; those are 2^31 writes apart.
+const TAKEN_VERSIONS: &str = "SELECT n.id
+     FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4)) AS n (id, kms1, kms2, version)
+     WHERE EXISTS (SELECT FROM kms_wrap.key_wrappers w
+                   WHERE w.kms1_key_id OPERATOR(pg_catalog.=) n.kms1 AND w.kms2_key_id OPERATOR(pg_catalog.=) n.kms2
+                     AND w.wrap_version OPERATOR(pg_catalog.=) n.version AND w.id OPERATOR(pg_catalog.<>) n.id)";
+
+/// Which of these `(wrapper, kms1, kms2, generation)` would meet another row's wrap_version.
+pub(crate) fn taken_versions(rows: &[(i64, i64, i64, i64)]) -> Result<Vec<i64>, Failure> {
+    let column = |f: fn(&(i64, i64, i64, i64)) -> i64| rows.iter().map(f).collect::<Vec<_>>();
+    let versions: Vec<i32> = rows.iter().map(|r| wrap_version(r.3)).collect();
+    let args = [column(|r| r.0).into(), column(|r| r.1).into(), column(|r| r.2).into(), versions.into()];
+    spi::select(TAKEN_VERSIONS, &args, |row| row.next())
+}
+
+/// Writes rewrapped wrappers back; returns the ids that were written. The others changed meanwhile and are as they were.
+pub(crate) fn update(rewritten: Vec<Rewritten>) -> Result<Vec<i64>, Failure> {
+    let mut w = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut layers = Vec::new();
+    for row in rewritten {
+        w.0.push(row.id);
+        w.1.push(row.old_generation);
+        w.2.push(row.generation);
+        w.3.push(wrap_version(row.generation));
+        w.4.push(row.kms1);
+        w.5.push(row.kms2);
+        w.6.push(row.dek_wrap1);
+        w.7.push(row.dek_wrap2);
+        w.8.push(JsonB(row.crypto_suite));
+        layers.extend(row.layers.into_iter().map(|layer| (row.id, layer)));
+    }
+    let args = [w.0.into(), w.1.into(), w.2.into(), w.3.into(), w.4.into(), w.5.into(), w.6.into(), w.7.into(), w.8.into()];
+    let written: Vec<i64> = spi::write(UPDATE, &args, |row| row.next())?;
+    layers.retain(|(id, _)| written.contains(id));
+    if !layers.is_empty() {
+        update_layers(layers)?;
+    }
+    Ok(written)
+}
+
+fn update_layers(layers: Vec<(i64, NewLayer)>) -> Result<(), Failure> {
+    let mut l = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let expected = layers.len();
+    for (wrapper, layer) in layers {
+        l.0.push(wrapper);
+        l.1.push(layer.layer_no);
+        l.2.push(layer.key);
+        l.3.push(layer.algorithm);
+        l.4.push(layer.kem_ciphertext);
+        l.5.push(JsonB(layer.aad));
+        l.6.push(JsonB(layer.meta));
+    }
+    let args = [l.0.into(), l.1.into(), l.2.into(), l.3.into(), l.4.into(), l.5.into(), l.6.into()];
+    if spi::execute(UPDATE_LAYERS, &args)? == expected { Ok(()) } else { Err(Failure::changed()) }
+}

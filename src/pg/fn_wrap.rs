@@ -1,0 +1,96 @@
+//! SQL functions on wrappers. Their reference is COMMENT ON FUNCTION in `sql/comments_functions.sql`.
+
+use super::{
+    catalog::{key, policy, wrapper},
+    describe, make, open,
+    report::{Failure, required},
+    rewrap::{self, Targets},
+};
+use crate::core::{
+    context::{Context, ContextError, MAX_PAIR_BYTES, MAX_PAIRS},
+    secret::{DEK_LENGTHS, Dek},
+};
+use pgrx::{JsonB, Uuid, default, iter::TableIterator, name, notice, pg_extern, pg_sys::panic::ErrorReport, search_path};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+#[pg_extern(parallel_unsafe, cost = 1000)]
+#[search_path(pg_catalog, pg_temp)]
+fn kw_wrap_dek(
+    policy: default!(Option<&str>, "'default'"),
+    dek: default!(Option<&[u8]>, "NULL"),
+    context: default!(Option<JsonB>, "'{}'"),
+) -> Result<Uuid, ErrorReport> {
+    let dek = dek.map(checked_dek).transpose()?;
+    let context = checked_context(context)?;
+    let policy = policy::by_name(required("policy", policy)?)?;
+    Ok(Uuid::from_bytes(make::wrap_dek(&policy, dek, &context)?))
+}
+
+#[pg_extern(volatile, parallel_unsafe, cost = 1000)]
+#[search_path(pg_catalog, pg_temp)]
+fn kw_unwrap(wrapper: Option<Uuid>, context: default!(Option<JsonB>, "'{}'")) -> Result<Vec<u8>, ErrorReport> {
+    let context = checked_context(context)?;
+    let row = wrapper::by_uuid(required("wrapper", wrapper)?)?;
+    open::check_status(&row)?;
+    let keys = key::by_ids(&row.key_ids().collect::<Vec<_>>())?;
+    let parsed = open::parse(&row)?;
+    let dek = open::open(&row, &parsed, &keys, false)?;
+    // After opening, so that a wrong context takes as long as a wrong key.
+    if !bool::from(parsed.ctx_sha256().ct_eq(&context.sha256())) {
+        return Err(Failure::does_not_open().into());
+    }
+    Ok(dek.expose().to_vec())
+}
+
+#[pg_extern(parallel_unsafe, cost = 1000)]
+#[search_path(pg_catalog, pg_temp)]
+fn kw_rewrap(
+    wrapper: Option<Uuid>,
+    target_kms1: default!(Option<i64>, "NULL"),
+    target_kms2: default!(Option<i64>, "NULL"),
+    target_layers: default!(Option<JsonB>, "NULL"),
+) -> Result<i64, ErrorReport> {
+    let wrapper = required("wrapper", wrapper)?;
+    let targets = Targets::new(target_kms1, target_kms2, target_layers.map(|json| json.0).as_ref())?;
+    let row = wrapper::by_uuid(wrapper)?;
+    open::check_status(&row)?;
+    let (generation, rewritten) = rewrap::rewrap_one(row, targets)?;
+    if !rewritten {
+        notice!("wrapper \"{wrapper}\" has these keys already: nothing to do");
+    }
+    Ok(generation)
+}
+
+#[pg_extern(parallel_unsafe, cost = 1000)]
+#[search_path(pg_catalog, pg_temp)]
+fn kw_describe_wrapper(wrapper: Option<Uuid>) -> Result<TableIterator<'static, (name!(item, String), name!(value, String))>, ErrorReport> {
+    Ok(TableIterator::new(describe::describe(required("wrapper", wrapper)?)?))
+}
+
+fn checked_dek(dek: &[u8]) -> Result<Dek, Failure> {
+    // The length first: a value that is far too long is not copied.
+    if !DEK_LENGTHS.contains(&dek.len()) {
+        return Err(Failure::bad_argument(
+            format!("invalid DEK of {} bytes for argument \"dek\"", dek.len()),
+            "It must have 16, 24, 32 or 64 bytes; NULL makes one of 32.",
+        ));
+    }
+    Dek::from_bytes(Zeroizing::new(dek.to_vec())).ok_or_else(|| Failure::internal("DEK length"))
+}
+
+fn checked_context(context: Option<JsonB>) -> Result<Context, Failure> {
+    let context = required("context", context)?;
+    let bad = |limit: &str| Failure::bad_argument("invalid value for argument \"context\"", limit);
+    Context::from_json(&context.0).map_err(|error| match error {
+        ContextError::NotAnObject => bad("It must be a JSON object of strings, such as {\"tenant\": \"7\"}."),
+        ContextError::NotAString => bad("Its values must be strings: no numbers, no nesting, no null."),
+        ContextError::TooManyPairs => {
+            Failure::too_large("too many pairs in argument \"context\"", format!("It may have {MAX_PAIRS} pairs."))
+        }
+        ContextError::PairTooLong => Failure::too_large(
+            "a pair in argument \"context\" is too long",
+            format!("Key and value together may have {MAX_PAIR_BYTES} bytes."),
+        ),
+    })
+}

@@ -1,0 +1,93 @@
+//! One step of job processing: read the leased jobs, move their shares, write everything back.
+//!
+//! The three parts are apart because the middle one talks to providers: the worker runs it outside any transaction, `kw_run_jobs` in one that
+//! holds no row lock.
+
+use super::{
+    catalog::{
+        campaign::{self, Job, Verdict},
+        wrapper,
+    },
+    report::Failure,
+    rewrap::{Batch, Rewrap, Targets},
+};
+use std::collections::HashMap;
+
+/// Jobs whose wrappers were read, ready for the providers.
+pub(crate) struct Work {
+    jobs: Vec<Job>,
+    batch: Batch,
+    generations: Vec<i64>,
+    verdicts: Vec<(i64, Verdict)>,
+}
+
+/// Jobs whose shares were moved, ready to be written.
+pub(crate) struct Moved {
+    jobs: Vec<Job>,
+    results: Vec<(i64, Rewrap)>,
+    verdicts: Vec<(i64, Verdict)>,
+}
+
+/// Reads what this session has leased.
+pub(crate) fn load() -> Result<Work, Failure> {
+    let jobs = campaign::leased()?;
+    let mut targets: HashMap<i64, Targets> = HashMap::new();
+    let mut verdicts = Vec::new();
+    for job in &jobs {
+        match Targets::new(job.target_kms1, job.target_kms2, job.target_layers.as_ref()) {
+            Ok(t) => drop(targets.insert(job.wrapper, t)),
+            Err(failure) => verdicts.push((job.id, Verdict::Failed(failure.one_line()))),
+        }
+    }
+    let ids: Vec<i64> = jobs.iter().map(|job| job.wrapper).collect();
+    let rows = wrapper::by_ids(&ids)?.into_iter().filter_map(|row| targets.remove(&row.id).map(|t| (row, t))).collect();
+    let batch = Batch::load(rows)?;
+    let generations = wrapper::next_generations(batch.len())?;
+    Ok(Work { jobs, batch, generations, verdicts })
+}
+
+impl Work {
+    /// Moves the shares. No database access.
+    pub(crate) fn run(self) -> Moved {
+        let results = self.batch.run(&self.generations);
+        Moved { jobs: self.jobs, results, verdicts: self.verdicts }
+    }
+}
+
+impl Moved {
+    /// Writes wrappers back and records every job, in the caller's transaction.
+    pub(crate) fn store(self) -> Result<usize, Failure> {
+        let Self { jobs, results, mut verdicts } = self;
+        let by_wrapper: HashMap<i64, &Job> = jobs.iter().map(|job| (job.wrapper, job)).collect();
+        let mut ready = Vec::new();
+        for (id, result) in results {
+            let Some(job) = by_wrapper.get(&id) else { continue };
+            match result {
+                Rewrap::Current => verdicts.push((job.id, Verdict::Done)),
+                Rewrap::Ready(new) => ready.push(*new),
+                Rewrap::Failed(failure) => verdicts.push((job.id, verdict(job, &failure))),
+            }
+        }
+        let versions: Vec<_> = ready.iter().map(|r| (r.id, r.kms1, r.kms2, r.generation)).collect();
+        let taken = wrapper::taken_versions(&versions)?;
+        ready.retain(|r| !taken.contains(&r.id));
+        let written = wrapper::update(ready)?;
+        for (id, ..) in versions {
+            if let Some(job) = by_wrapper.get(&id) {
+                // Not written: another session was quicker, or the drawn version is taken. Either way the next attempt sees what is there.
+                let done = if written.contains(&id) { Verdict::Done } else { verdict(job, &Failure::changed()) };
+                verdicts.push((job.id, done));
+            }
+        }
+        campaign::record(&verdicts)?;
+        Ok(verdicts.len())
+    }
+}
+
+fn verdict(job: &Job, failure: &Failure) -> Verdict {
+    if failure.is_transient() && job.attempts < job.max_attempts {
+        Verdict::Retry(failure.one_line())
+    } else {
+        Verdict::Failed(failure.one_line())
+    }
+}

@@ -1,0 +1,29 @@
+//! The extension: settings, catalog, errors, and the SQL functions. `fn_*` files hold entry points only: they convert, call and map.
+#![allow(
+    // Errors carry SQLSTATE, text, DETAIL and HINT by value; boxing them breaks pgrx's conversion.
+    clippy::result_large_err,
+    // pgrx passes arguments by value.
+    clippy::needless_pass_by_value
+)]
+
+mod catalog;
+mod describe;
+mod fn_jobs;
+mod fn_setup;
+mod fn_watch;
+mod fn_wrap;
+mod gucs;
+mod health;
+mod init;
+mod jobs;
+mod kms;
+mod make;
+mod open;
+mod quickstart;
+mod report;
+mod rewrap;
+mod schema;
+mod setup;
+mod spi;
+mod verify;
+mod worker;

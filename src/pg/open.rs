@@ -1,0 +1,185 @@
+//! Opening: a stored wrapper, its keys in the catalog and their providers give a DEK, or one error.
+
+use super::{
+    catalog::{
+        key::{Key, KeyStatus},
+        wrapper::{WrapperRow, WrapperStatus},
+    },
+    gucs, kms,
+    report::Failure,
+};
+use crate::{
+    core::{
+        error::Error,
+        kdf,
+        path::Mode,
+        projection,
+        secret::Dek,
+        slot::{Container, SlotNo},
+        suite::SUITE_1,
+        wrapper::{Outcome, Stored, Unopened, Wrapper},
+    },
+    provider::{ProviderError, binds_aad},
+};
+use std::collections::HashMap;
+
+/// What a slot's key is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intent {
+    /// The DEK, to be used.
+    Use,
+    /// The share, to be put under another key: what a compromised key is still good for.
+    MoveAway,
+}
+
+/// Reads a wrapper's bytes and checks them against its row.
+///
+/// A row whose describing JSON disagrees with the bytes was edited: it does not open, whatever the bytes say.
+pub(crate) fn parse(row: &WrapperRow) -> Result<Wrapper, Failure> {
+    let layer = |l: &'_ super::catalog::wrapper::LayerRow| u8::try_from(l.layer_no).map_err(|_| Error::DoesNotOpen);
+    let mut layers = Vec::new();
+    for l in &row.layers {
+        layers.push((layer(l)?, l.kem_ciphertext.as_slice()));
+    }
+    let wrapper = Wrapper::parse(&Stored {
+        uuid: row.uuid,
+        policy_uuid: row.policy_uuid,
+        epoch: u32::try_from(row.epoch).map_err(|_| Error::DoesNotOpen)?,
+        generation: u64::try_from(row.generation).map_err(|_| Error::DoesNotOpen)?,
+        dek_fingerprint: &row.dek_fingerprint,
+        dek_wrap1: &row.dek_wrap1,
+        dek_wrap2: &row.dek_wrap2,
+        layers,
+    })?;
+    let described = row.crypto_suite.as_ref() == Some(&projection::crypto_suite(&wrapper))
+        && row.layers.iter().zip(wrapper.slots().iter().skip(2)).all(|(l, slot)| {
+            l.algorithm == slot.header.algorithm.name()
+                && l.aad.as_ref() == Some(&projection::layer_aad(&wrapper, slot))
+                && l.meta.as_ref() == Some(&projection::layer_meta(slot))
+                && l.encap_pubkey.as_ref().is_none_or(|ek| Some(kdf::sha256(&[ek])) == slot.header.ek_sha256)
+        });
+    if described { Ok(wrapper) } else { Err(Failure::does_not_open()) }
+}
+
+/// The floors outside SQL that hold for every wrapper.
+pub(crate) fn check_floors(wrapper: &Wrapper) -> Result<(), Failure> {
+    let below = |setting: &str| {
+        Err(Failure::state(
+            format!("wrapper is below the floor of \"{setting}\""),
+            format!("The administrator can change the setting \"{setting}\"; wrappers above it have to be made anew."),
+        ))
+    };
+    if gucs::min_suite() > i32::from(SUITE_1) {
+        return below("kms_wrap.min_suite");
+    }
+    if gucs::require_pq() && !wrapper.is_post_quantum(1) {
+        return below("kms_wrap.require_pq");
+    }
+    if gucs::require_origin() && !wrapper.has_origin(binds_aad) {
+        return below("kms_wrap.require_origin");
+    }
+    Ok(())
+}
+
+/// Refuses wrappers whose status does not allow opening.
+pub(crate) fn check_status(row: &WrapperRow) -> Result<(), Failure> {
+    match row.status {
+        WrapperStatus::Active | WrapperStatus::Rotated => Ok(()),
+        WrapperStatus::Retired => Err(Failure::state(
+            format!("wrapper \"{}\" is retired", row.label()),
+            "Set its status in kms_wrap.key_wrappers back to 'rotated' to open it again.",
+        )),
+        WrapperStatus::Invalid => Err(Failure::state(
+            format!("wrapper \"{}\" is invalid", row.label()),
+            "An invalid wrapper is never opened again; restore it from a backup.",
+        )),
+    }
+}
+
+/// The catalog's key of a slot, which must be the key that the bytes name.
+pub(crate) fn slot_key<'k>(row: &WrapperRow, slot: &Container, keys: &'k HashMap<i64, Key>) -> Result<&'k Key, Failure> {
+    let id = match (slot.header.slot, slot.header.slot.layer_no()) {
+        (SlotNo::KMS1, _) => Some(row.kms1),
+        (_, None) => Some(row.kms2),
+        (_, Some(n)) => row.layers.iter().find(|l| l.layer_no == i16::from(n)).and_then(|l| l.key),
+    };
+    let key = id.and_then(|id| keys.get(&id)).ok_or_else(Failure::does_not_open)?;
+    let same = key.key_ref.same_key(&slot.header.key_ref)
+        && key.algorithm == slot.header.algorithm
+        && key.public_key.as_ref().map(|ek| kdf::sha256(&[ek])) == slot.header.ek_sha256;
+    if same { Ok(key) } else { Err(Failure::does_not_open()) }
+}
+
+/// Why a key may not be asked, if so.
+pub(crate) fn barred(key: &Key, intent: Intent) -> Option<Failure> {
+    let hint = match key.status {
+        _ if !key.provider_enabled => {
+            return Some(Failure::state(
+                format!("key provider \"{}\" is disabled", key.provider),
+                "Set is_enabled in kms_wrap.kms_providers to use its keys again.",
+            ));
+        }
+        KeyStatus::Active | KeyStatus::Retired => return None,
+        KeyStatus::Compromised if intent == Intent::MoveAway => return None,
+        KeyStatus::Compromised => "Move its wrappers to another key with kms_wrap.kw_schedule_rewrap(from_key => ...).".to_owned(),
+        KeyStatus::Disabled => format!("Enable it with kms_wrap.kw_set_key_status({}, 'active').", key.id),
+        KeyStatus::Destroyed => "A destroyed key never comes back.".to_owned(),
+    };
+    Some(Failure::state(format!("KMS key {} is {}", key.label(), key.status.name()), hint))
+}
+
+/// Opens the DEK of a parsed wrapper.
+///
+/// `every_path` asks all keys, so that each path of a redundant wrapper is proved; otherwise the second path is tried only when the first
+/// cannot be reached or its key was put out of use.
+pub(crate) fn open(row: &WrapperRow, wrapper: &Wrapper, keys: &HashMap<i64, Key>, every_path: bool) -> Result<Dek, Failure> {
+    check_floors(wrapper)?;
+    let slots = wrapper.slots();
+    let mut slot_keys = Vec::new();
+    for slot in slots {
+        slot_keys.push(slot_key(row, slot, keys)?);
+    }
+    let mut outcomes: Vec<Outcome> = slots.iter().map(|_| Outcome::Missing).collect();
+    let mut obstacle = None;
+    let mut ask = |i: usize| {
+        let (Some(slot), Some(key), Some(outcome)) = (slots.get(i), slot_keys.get(i), outcomes.get_mut(i)) else {
+            return Err(Failure::internal("slots and keys"));
+        };
+        *outcome = match share(wrapper, slot, key) {
+            Ok(outcome) => outcome,
+            Err(failure) => {
+                obstacle.get_or_insert(failure);
+                Outcome::Missing
+            }
+        };
+        Ok::<_, Failure>(matches!(outcome, Outcome::Missing))
+    };
+    let first_is_missing = ask(0)?;
+    for layer in 2..slots.len() {
+        ask(layer)?;
+    }
+    if every_path || wrapper.mode() == Mode::Split || first_is_missing {
+        ask(1)?;
+    }
+    match wrapper.open(&outcomes) {
+        Ok(dek) if !every_path => Ok(dek),
+        // Asked for every path: an obstacle on one of them is a finding, even though the other path opened.
+        Ok(dek) => obstacle.map_or(Ok(dek), Err),
+        Err(Unopened::DoesNotOpen) => Err(Failure::does_not_open()),
+        Err(Unopened::Incomplete) => Err(obstacle.unwrap_or_else(Failure::does_not_open)),
+    }
+}
+
+/// Asks one slot's key. `Err` for a key that cannot be asked.
+fn share(wrapper: &Wrapper, slot: &Container, key: &Key) -> Result<Outcome, Failure> {
+    if let Some(failure) = barred(key, Intent::Use) {
+        return Err(failure);
+    }
+    let aad = wrapper.slot_aad(slot.header.slot)?;
+    match kms::open_shares(key, &[(&slot.blob, &aad)]) {
+        Ok(shares) => Ok(shares.into_iter().next().flatten().map_or(Outcome::Failed, Outcome::Share)),
+        Err(error @ (ProviderError::Unavailable(_) | ProviderError::Denied(_) | ProviderError::Malformed(_))) => {
+            Err(Failure::provider(&key.provider, &error))
+        }
+    }
+}

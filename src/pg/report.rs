@@ -1,0 +1,165 @@
+//! The one map from what went wrong to SQLSTATE, text, DETAIL and HINT. Texts are stable API; README lists them.
+
+use crate::{core::error::Error, provider::ProviderError};
+use pgrx::{PgSqlErrorCode, pg_sys::panic::ErrorReport, spi::SpiError};
+
+/// An error on its way to the client. Holds no key material: nothing that does can be formatted.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    code: PgSqlErrorCode,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
+}
+
+impl Failure {
+    fn new(code: PgSqlErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), detail: None, hint: None }
+    }
+
+    pub(crate) fn detail(self, detail: impl Into<String>) -> Self {
+        Self { detail: Some(detail.into()), ..self }
+    }
+
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// 22023: an argument that cannot be used. DETAIL says the limit.
+    pub(crate) fn bad_argument(message: impl Into<String>, limit: impl Into<String>) -> Self {
+        Self::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message).detail(limit)
+    }
+
+    /// 22004: NULL where a value is needed.
+    pub(crate) fn null(argument: &str) -> Self {
+        Self::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("argument \"{argument}\" must not be null"))
+    }
+
+    /// 54000: an argument past a size limit. DETAIL says the limit.
+    pub(crate) fn too_large(message: impl Into<String>, limit: impl Into<String>) -> Self {
+        Self::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message).detail(limit)
+    }
+
+    /// 42704: no such thing.
+    pub(crate) fn unknown(what: &str, name: impl std::fmt::Display) -> Self {
+        Self::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("{what} \"{name}\" does not exist"))
+    }
+
+    /// 42710: there is one already.
+    pub(crate) fn duplicate(what: &str, name: impl std::fmt::Display) -> Self {
+        Self::new(PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT, format!("{what} \"{name}\" already exists"))
+    }
+
+    /// 55000: the state of things forbids it. HINT names the way out.
+    pub(crate) fn state(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message).hint(hint)
+    }
+
+    /// 42501: only a superuser may.
+    pub(crate) fn superuser_only(function: &str) -> Self {
+        Self::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("must be superuser to call {function}"))
+    }
+
+    /// 39000: the one error of all that does not open.
+    pub(crate) fn does_not_open() -> Self {
+        Self::new(PgSqlErrorCode::ERRCODE_EXTERNAL_ROUTINE_INVOCATION_EXCEPTION, "could not open wrapper")
+    }
+
+    /// 40001: somebody else wrote the wrapper meanwhile.
+    pub(crate) fn changed() -> Self {
+        Self::new(PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE, "could not rewrap: wrapper changed")
+            .hint("Try again: another session rewrapped it at the same time.")
+    }
+
+    /// XX000: a bug.
+    pub(crate) fn internal(what: impl std::fmt::Display) -> Self {
+        Self::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("internal error: {what}")).hint("Please report this.")
+    }
+
+    /// 58000 or 38000: a provider gave no answer.
+    pub(crate) fn provider(name: &str, error: &ProviderError) -> Self {
+        let failure = match error {
+            ProviderError::Unavailable(_) => {
+                Self::new(PgSqlErrorCode::ERRCODE_SYSTEM_ERROR, format!("could not reach key provider \"{name}\""))
+                    .hint("Check with kms_wrap.kw_health() and try again.")
+            }
+            ProviderError::Denied(_) | ProviderError::Malformed(_) => {
+                Self::new(PgSqlErrorCode::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION, format!("key provider \"{name}\" refused the request"))
+            }
+        };
+        failure.detail(error.detail())
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Five characters, as a client sees it.
+    pub(crate) fn sqlstate(&self) -> String {
+        // A code is packed as five 6-bit digits (MAKE_SQLSTATE in elog.h).
+        let packed = self.code as u32;
+        (0..5).map(|i| char::from(((packed >> (6 * i)) & 0x3f) as u8 + b'0')).collect()
+    }
+
+    /// Message and DETAIL in one line, for `last_error` and kw_verify.
+    pub(crate) fn one_line(&self) -> String {
+        match &self.detail {
+            Some(detail) => format!("{}: {detail}", self.message),
+            None => self.message.clone(),
+        }
+    }
+
+    /// Whether trying again later may help.
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(self.code, PgSqlErrorCode::ERRCODE_SYSTEM_ERROR | PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE)
+    }
+}
+
+impl From<Failure> for ErrorReport {
+    fn from(failure: Failure) -> Self {
+        let mut report = Self::new(failure.code, failure.message, "kms_wrap");
+        if let Some(detail) = failure.detail {
+            report = report.set_detail(detail);
+        }
+        match failure.hint {
+            Some(hint) => report.set_hint(hint),
+            None => report,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::DoesNotOpen => Self::does_not_open(),
+            Error::NotAContainer => Self::new(PgSqlErrorCode::ERRCODE_INVALID_BINARY_REPRESENTATION, error.to_string()),
+            Error::UnsupportedFormat(_) | Error::UnsupportedSuite(_) | Error::UnsupportedAlgorithm(_) => {
+                Self::state(error.to_string(), "Update kms_wrap to a version that knows it.")
+            }
+            _ => Self::internal(error),
+        }
+    }
+}
+
+impl From<SpiError> for Failure {
+    fn from(error: SpiError) -> Self {
+        Self::internal(error)
+    }
+}
+
+/// An argument that must not be NULL.
+pub(crate) fn required<T>(argument: &str, value: Option<T>) -> Result<T, Failure> {
+    value.ok_or_else(|| Failure::null(argument))
+}
+
+/// A name: not NULL, not empty, at most `limit` characters, no control characters.
+pub(crate) fn name<'a>(argument: &str, value: Option<&'a str>, limit: usize) -> Result<&'a str, Failure> {
+    let value = required(argument, value)?;
+    if value.is_empty() || value.chars().count() > limit || value.chars().any(char::is_control) {
+        return Err(Failure::bad_argument(
+            format!("invalid value for argument \"{argument}\""),
+            format!("It must have 1 to {limit} characters and no control characters."),
+        ));
+    }
+    Ok(value)
+}

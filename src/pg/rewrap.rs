@@ -1,0 +1,365 @@
+//! Rewrapping: shares of a batch of wrappers move to other keys. Reads and computes only; nothing here locks or writes a row.
+
+use super::{
+    catalog::{
+        key::{self, Key},
+        policy::{self, Policy},
+        wrapper::{self, Rewritten, WrapperRow},
+    },
+    kms,
+    make::{self, check_domains, check_floors, slot_spec},
+    open::{self, Intent},
+    report::Failure,
+};
+use crate::{
+    core::{
+        projection,
+        secret::Share,
+        slot::{MAX_LAYERS, SlotNo},
+        wrapper::{SlotRewrap, Stored, Wrapper},
+    },
+    provider::entropy::SystemEntropy,
+};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// Which slots go to which keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Targets(BTreeMap<u8, i64>);
+
+impl Targets {
+    /// From the arguments of kw_rewrap and kw_schedule_rewrap, or the columns of a job. `layers` maps layer numbers to keys: `{"1": 1007}`.
+    pub(crate) fn new(kms1: Option<i64>, kms2: Option<i64>, layers: Option<&serde_json::Value>) -> Result<Self, Failure> {
+        let bad = || {
+            Failure::bad_argument(
+                "invalid value for argument \"target_layers\"",
+                format!("It must be a JSON object of layer numbers 1 to {MAX_LAYERS} and ids of kms_keys, such as {{\"1\": 1007}}."),
+            )
+        };
+        let mut targets = BTreeMap::new();
+        targets.extend(kms1.map(|key| (SlotNo::KMS1.code(), key)));
+        targets.extend(kms2.map(|key| (SlotNo::KMS2.code(), key)));
+        if let Some(layers) = layers {
+            for (layer, key) in layers.as_object().ok_or_else(bad)? {
+                let slot =
+                    layer.parse().ok().and_then(SlotNo::layer).filter(|s| s.layer_no().map(|n| n.to_string()).as_ref() == Some(layer));
+                targets.insert(slot.ok_or_else(bad)?.code(), key.as_i64().ok_or_else(bad)?);
+            }
+        }
+        if targets.is_empty() {
+            return Err(Failure::bad_argument(
+                "no target key given",
+                "At least one of target_kms1, target_kms2 and target_layers must name a key.",
+            ));
+        }
+        Ok(Self(targets))
+    }
+
+    /// Slots and target keys, in slot order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SlotNo, i64)> + '_ {
+        self.0.iter().filter_map(|(code, key)| Some((SlotNo::from_code(*code)?, *key)))
+    }
+}
+
+/// What a batch of wrappers needs from the catalog, read before any provider is asked.
+pub(crate) struct Batch {
+    rows: Vec<(WrapperRow, Targets)>,
+    keys: HashMap<i64, Key>,
+    policies: HashMap<i64, Policy>,
+    members: HashSet<(i64, i64, String)>,
+}
+
+/// What became of one wrapper of a batch.
+pub(crate) enum Rewrap {
+    /// Every target slot has its target key already.
+    Current,
+    /// New bytes, not written yet.
+    Ready(Box<Rewritten>),
+    /// It cannot be done.
+    Failed(Failure),
+}
+
+impl Batch {
+    /// Reads keys and policies of these wrappers and targets.
+    pub(crate) fn load(rows: Vec<(WrapperRow, Targets)>) -> Result<Self, Failure> {
+        let key_ids: HashSet<i64> =
+            rows.iter().flat_map(|(row, targets)| row.key_ids().chain(targets.iter().map(|t| t.1)).collect::<Vec<_>>()).collect();
+        let policy_ids: HashSet<i64> = rows.iter().map(|(row, _)| row.policy_id).collect();
+        let policy_ids: Vec<i64> = policy_ids.into_iter().collect();
+        Ok(Self {
+            keys: key::by_ids(&key_ids.into_iter().collect::<Vec<_>>())?,
+            policies: policy::by_ids(&policy_ids)?,
+            members: policy::members(&policy_ids)?,
+            rows,
+        })
+    }
+
+    /// How many wrappers there are: as many generations are needed.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether every target slot of the only wrapper has its target key already.
+    pub(crate) fn is_current(&self) -> bool {
+        self.rows.iter().all(|(row, targets)| moves(row, targets).is_ok_and(|moves| moves.is_empty()))
+    }
+
+    /// Moves the shares. Asks each key once for all its shares. Answers stand in the order of the rows, by wrapper id.
+    pub(crate) fn run(&self, generations: &[i64]) -> Vec<(i64, Rewrap)> {
+        let mut plans: Vec<Result<Plan<'_>, Failure>> =
+            self.rows.iter().zip(generations).map(|((row, targets), generation)| self.plan(row, targets, *generation)).collect();
+        each_key(
+            &mut plans,
+            |step| step.from,
+            |key, steps| {
+                let items: Vec<(&[u8], &[u8])> = steps.iter().map(|s| (s.old_blob.as_slice(), s.old_aad.as_slice())).collect();
+                let shares = kms::open_shares(key, &items).map_err(|e| Failure::provider(&key.provider, &e))?;
+                steps.iter_mut().zip(shares).for_each(|(step, share)| step.share = share);
+                Ok(())
+            },
+        );
+        plans.iter_mut().for_each(verify);
+        each_key(
+            &mut plans,
+            |step| step.to,
+            |key, steps| {
+                let mut blobs = Vec::new();
+                if key.algorithm.is_kem() {
+                    for step in steps.iter() {
+                        let share = step.share.as_ref().ok_or_else(Failure::does_not_open)?;
+                        blobs.push(step.rewrap.seal_layer(share, &mut SystemEntropy)?);
+                    }
+                } else {
+                    let items: Option<Vec<_>> = steps.iter().map(|s| Some((s.share.as_ref()?, s.rewrap.aad()))).collect();
+                    blobs = kms::wrap(key, &items.ok_or_else(Failure::does_not_open)?)?;
+                }
+                steps.iter_mut().zip(blobs).for_each(|(step, blob)| step.new_blob = blob);
+                // The old bytes are about to be overwritten, so each new blob is opened once more by its key.
+                let items: Vec<(&[u8], &[u8])> = steps.iter().map(|s| (s.new_blob.as_slice(), s.rewrap.aad())).collect();
+                let shares = kms::open_shares(key, &items).map_err(|e| Failure::provider(&key.provider, &e))?;
+                steps.iter_mut().zip(shares).for_each(|(step, share)| step.share = share);
+                Ok(())
+            },
+        );
+        plans.iter_mut().for_each(verify);
+        self.rows
+            .iter()
+            .zip(plans)
+            .map(|((row, _), plan)| (row.id, plan.and_then(|p| self.finish(p)).unwrap_or_else(Rewrap::Failed)))
+            .collect()
+    }
+
+    /// Everything that can be refused before a provider is asked.
+    fn plan<'a>(&'a self, row: &'a WrapperRow, targets: &Targets, generation: i64) -> Result<Plan<'a>, Failure> {
+        open::check_status(row)?;
+        let policy = self.policies.get(&row.policy_id).ok_or_else(|| Failure::internal("policy"))?;
+        let wrapper = open::parse(row)?;
+        open::check_floors(&wrapper)?;
+        let mut plan = Plan { row, policy, wrapper, generation, kms1: row.kms1, kms2: row.kms2, steps: Vec::new() };
+        for (slot, to) in moves(row, targets)? {
+            let to = self.keys.get(&to).ok_or_else(|| Failure::unknown("KMS key", to))?;
+            self.check_target(policy, slot, to)?;
+            let old = plan.wrapper.slot(slot).ok_or_else(Failure::does_not_open)?;
+            let from = open::slot_key(row, old, &self.keys)?;
+            if let Some(failure) = open::barred(from, Intent::MoveAway) {
+                return Err(failure);
+            }
+            if from.algorithm.class() != to.algorithm.class() {
+                return Err(Failure::bad_argument(
+                    format!("key {} is of another class than the key of slot {}", to.label(), slot.name()),
+                    "A rewrap keeps the class of a slot: symmetric KMS key, post-quantum KEM or hybrid KEM.",
+                ));
+            }
+            let generation = u64::try_from(generation).map_err(Failure::internal)?;
+            plan.steps.push(Step {
+                slot,
+                from,
+                to,
+                old_blob: old.blob.clone(),
+                old_aad: plan.wrapper.slot_aad(slot)?,
+                rewrap: plan.wrapper.rewrap(slot_spec(slot, to), generation)?,
+                share: None,
+                new_blob: Vec::new(),
+            });
+            match slot {
+                SlotNo::KMS1 => plan.kms1 = to.id,
+                SlotNo::KMS2 => plan.kms2 = to.id,
+                _ => {}
+            }
+        }
+        let kms = |id| self.keys.get(&id).ok_or_else(|| Failure::internal("key"));
+        check_domains(policy, kms(plan.kms1)?, kms(plan.kms2)?)?;
+        Ok(plan)
+    }
+
+    fn check_target(&self, policy: &Policy, slot: SlotNo, to: &Key) -> Result<(), Failure> {
+        let part = if slot.layer_no().is_some() { "layer".to_owned() } else { slot.name() };
+        if !self.members.contains(&(policy.id, to.id, part.clone())) {
+            return Err(Failure::bad_argument(
+                format!("key {} is not a key of policy \"{}\" for slot \"{part}\"", to.label(), policy.name),
+                "A rewrap target must be one of the policy's keys for that slot; kms_wrap.kw_policy_add_key adds one.",
+            ));
+        }
+        if !to.is_usable() {
+            return Err(Failure::state(
+                format!("KMS key {} cannot take new shares", to.label()),
+                "It must be active, for wrapping, and its provider enabled and not suspended.",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Puts the new bytes together and checks that they make a wrapper that the policy allows.
+    fn finish(&self, plan: Plan<'_>) -> Result<Rewrap, Failure> {
+        let Plan { row, policy, generation, kms1, kms2, steps, .. } = plan;
+        if steps.is_empty() {
+            return Ok(Rewrap::Current);
+        }
+        let mut new = row.clone();
+        (new.generation, new.kms1, new.kms2) = (generation, kms1, kms2);
+        let mut moved = HashMap::new();
+        for step in steps {
+            let bytes = step.rewrap.finish(step.new_blob)?;
+            match step.slot.layer_no() {
+                None if step.slot == SlotNo::KMS1 => new.dek_wrap1 = bytes,
+                None => new.dek_wrap2 = bytes,
+                Some(n) => {
+                    let layer = new.layers.iter_mut().find(|l| l.layer_no == i16::from(n)).ok_or_else(Failure::does_not_open)?;
+                    layer.kem_ciphertext = bytes;
+                    moved.insert(step.slot, step.to.id);
+                }
+            }
+        }
+        let wrapper = Wrapper::parse(&Stored {
+            uuid: new.uuid,
+            policy_uuid: new.policy_uuid,
+            epoch: u32::try_from(new.epoch).map_err(Failure::internal)?,
+            generation: u64::try_from(generation).map_err(Failure::internal)?,
+            dek_fingerprint: &new.dek_fingerprint,
+            dek_wrap1: &new.dek_wrap1,
+            dek_wrap2: &new.dek_wrap2,
+            layers: new.layers.iter().map(|l| (u8::try_from(l.layer_no).unwrap_or(0), l.kem_ciphertext.as_slice())).collect(),
+        })?;
+        check_floors(policy, &wrapper)?;
+        let layers = wrapper.slots().iter().zip([None, None].into_iter().chain(new.layers.iter().map(Some)));
+        let layers = layers.filter_map(|(slot, layer)| {
+            let key = moved.get(&slot.header.slot)?;
+            Some(make::new_layer(&wrapper, slot, *key, layer?.kem_ciphertext.clone()))
+        });
+        Ok(Rewrap::Ready(Box::new(Rewritten {
+            id: new.id,
+            old_generation: row.generation,
+            generation,
+            kms1,
+            kms2,
+            crypto_suite: projection::crypto_suite(&wrapper),
+            layers: layers.collect(),
+            dek_wrap1: new.dek_wrap1,
+            dek_wrap2: new.dek_wrap2,
+        })))
+    }
+}
+
+/// A wrapper on its way.
+struct Plan<'a> {
+    row: &'a WrapperRow,
+    policy: &'a Policy,
+    wrapper: Wrapper,
+    generation: i64,
+    kms1: i64,
+    kms2: i64,
+    steps: Vec<Step<'a>>,
+}
+
+/// A slot on its way.
+struct Step<'a> {
+    slot: SlotNo,
+    from: &'a Key,
+    to: &'a Key,
+    old_blob: Vec<u8>,
+    old_aad: Vec<u8>,
+    rewrap: SlotRewrap,
+    share: Option<Share>,
+    new_blob: Vec<u8>,
+}
+
+/// The slots of a wrapper that have another key than their target.
+fn moves(row: &WrapperRow, targets: &Targets) -> Result<Vec<(SlotNo, i64)>, Failure> {
+    let mut moves = Vec::new();
+    for (slot, to) in targets.iter() {
+        let from = match (slot, slot.layer_no()) {
+            (SlotNo::KMS1, _) => Some(row.kms1),
+            (_, None) => Some(row.kms2),
+            (_, Some(n)) => {
+                let layer = row.layers.iter().find(|l| l.layer_no == i16::from(n));
+                layer
+                    .ok_or_else(|| {
+                        Failure::bad_argument(
+                            format!("wrapper \"{}\" has no layer {n}", row.label()),
+                            format!("It has {} layers.", row.layers.len()),
+                        )
+                    })?
+                    .key
+            }
+        };
+        if from != Some(to) {
+            moves.push((slot, to));
+        }
+    }
+    Ok(moves)
+}
+
+/// Groups the steps of all plans by a key and runs `work` once a key. A failure hits every plan with a step of that key, and no other.
+fn each_key<'a>(
+    plans: &mut [Result<Plan<'a>, Failure>],
+    key_of: impl Fn(&Step<'a>) -> &'a Key,
+    mut work: impl FnMut(&'a Key, &mut [&mut Step<'a>]) -> Result<(), Failure>,
+) {
+    let mut keys: BTreeMap<i64, &'a Key> = BTreeMap::new();
+    for step in plans.iter().flatten().flat_map(|p| &p.steps) {
+        keys.insert(key_of(step).id, key_of(step));
+    }
+    for (id, key) in keys {
+        let mut steps: Vec<&mut Step<'a>> = plans.iter_mut().flatten().flat_map(|p| &mut p.steps).filter(|s| key_of(s).id == id).collect();
+        if let Err(failure) = work(key, &mut steps) {
+            for plan in plans.iter_mut() {
+                if plan.as_ref().is_ok_and(|p| p.steps.iter().any(|s| key_of(s).id == id)) {
+                    *plan = Err(failure.clone());
+                }
+            }
+        }
+    }
+}
+
+/// Fails a plan unless each of its shares is the one that the wrapper committed to.
+fn verify(plan: &mut Result<Plan<'_>, Failure>) {
+    let verified = |p: &Plan<'_>| p.steps.iter().all(|s| s.share.as_ref().is_some_and(|sh| p.wrapper.share_is_committed(s.slot, sh)));
+    if plan.as_ref().is_ok_and(|p| !verified(p)) {
+        *plan = Err(Failure::does_not_open());
+    }
+}
+
+/// Rewraps one wrapper now; returns its generation and whether anything was to be done.
+pub(crate) fn rewrap_one(row: WrapperRow, targets: Targets) -> Result<(i64, bool), Failure> {
+    let (id, old) = (row.id, row.generation);
+    let batch = Batch::load(vec![(row, targets)])?;
+    for _ in 0..1000 {
+        if batch.is_current() {
+            return Ok((old, false));
+        }
+        let generations = wrapper::next_generations(batch.len())?;
+        match batch.run(&generations).pop() {
+            Some((_, Rewrap::Ready(new))) => {
+                if !wrapper::taken_versions(&[(id, new.kms1, new.kms2, new.generation)])?.is_empty() {
+                    continue;
+                }
+                let generation = new.generation;
+                let written = wrapper::update(vec![*new])?;
+                return if written.contains(&id) { Ok((generation, true)) } else { Err(Failure::changed()) };
+            }
+            Some((_, Rewrap::Current)) => return Ok((old, false)),
+            Some((_, Rewrap::Failed(failure))) => return Err(failure),
+            None => return Err(Failure::internal("empty batch")),
+        }
+    }
+    Err(Failure::internal("no free wrap_version"))
+}

@@ -1,0 +1,18 @@
+//! The order of the hand-written schema in `sql/`. Functions come from `#[pg_extern]` in the `fn_*` files.
+
+use pgrx::extension_sql_file;
+
+extension_sql_file!("../../sql/guard.sql", name = "guard", bootstrap);
+extension_sql_file!("../../sql/tables/registry.sql", name = "registry", requires = ["guard"]);
+extension_sql_file!("../../sql/tables/policies.sql", name = "policies", requires = ["registry"]);
+extension_sql_file!("../../sql/tables/wrappers.sql", name = "wrappers", requires = ["policies"]);
+extension_sql_file!("../../sql/tables/jobs.sql", name = "jobs", requires = ["wrappers"]);
+extension_sql_file!("../../sql/triggers.sql", name = "triggers", requires = ["jobs"]);
+extension_sql_file!("../../sql/views.sql", name = "views", requires = ["jobs"]);
+extension_sql_file!("../../sql/data.sql", name = "data", requires = ["triggers"]);
+extension_sql_file!("../../sql/dump.sql", name = "dump", requires = ["jobs"]);
+extension_sql_file!("../../sql/comments_registry.sql", name = "comments_registry", requires = ["triggers", "views"]);
+extension_sql_file!("../../sql/comments_wrappers.sql", name = "comments_wrappers", requires = ["triggers", "views"]);
+extension_sql_file!("../../sql/comments_views.sql", name = "comments_views", requires = ["views"]);
+extension_sql_file!("../../sql/procedures.sql", name = "procedures", requires = ["jobs"]);
+extension_sql_file!("../../sql/finalize.sql", name = "finalize", finalize);

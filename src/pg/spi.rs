@@ -1,0 +1,93 @@
+//! Running the extension's own statements: prepared once a backend, parameters only, rows read column by column in order.
+
+use super::report::Failure;
+use pgrx::{
+    FromDatum, IntoDatum, PgOid, Spi,
+    datum::DatumWithOid,
+    spi::{OwnedPreparedStatement, SpiHeapTupleData},
+};
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
+
+thread_local! {
+    /// Plans by the address of their text: each statement is one `const`.
+    static PLANS: RefCell<HashMap<*const u8, Rc<OwnedPreparedStatement>>> = RefCell::new(HashMap::new());
+}
+
+/// A result row. Columns are taken in the order of the SELECT list.
+pub(crate) struct Row<'a> {
+    tuple: SpiHeapTupleData<'a>,
+    column: usize,
+}
+
+impl Row<'_> {
+    /// The next column, which may be NULL.
+    pub(crate) fn opt<T: FromDatum + IntoDatum>(&mut self) -> Result<Option<T>, Failure> {
+        self.column += 1;
+        Ok(self.tuple.get(self.column)?)
+    }
+
+    /// The next column, which is never NULL.
+    pub(crate) fn next<T: FromDatum + IntoDatum>(&mut self) -> Result<T, Failure> {
+        self.opt()?.ok_or_else(|| Failure::internal(format!("column {} is null", self.column)))
+    }
+}
+
+/// Runs a statement that changes nothing.
+pub(crate) fn select<T>(
+    sql: &'static str,
+    args: &[DatumWithOid<'_>],
+    read: impl FnMut(&mut Row<'_>) -> Result<T, Failure>,
+) -> Result<Vec<T>, Failure> {
+    run(sql, args, false, read)
+}
+
+/// Runs a statement that writes.
+pub(crate) fn write<T>(
+    sql: &'static str,
+    args: &[DatumWithOid<'_>],
+    read: impl FnMut(&mut Row<'_>) -> Result<T, Failure>,
+) -> Result<Vec<T>, Failure> {
+    run(sql, args, true, read)
+}
+
+/// Runs a statement that writes and returns how many rows it touched.
+pub(crate) fn execute(sql: &'static str, args: &[DatumWithOid<'_>]) -> Result<usize, Failure> {
+    Spi::connect_mut(|client| {
+        let plan = plan(client, sql, args, true)?;
+        Ok(client.update(&*plan, None, args)?.len())
+    })
+}
+
+/// The first row.
+pub(crate) fn first<T>(rows: Vec<T>) -> Option<T> {
+    rows.into_iter().next()
+}
+
+fn run<T>(
+    sql: &'static str,
+    args: &[DatumWithOid<'_>],
+    writes: bool,
+    mut read: impl FnMut(&mut Row<'_>) -> Result<T, Failure>,
+) -> Result<Vec<T>, Failure> {
+    Spi::connect_mut(|client| {
+        let plan = plan(client, sql, args, writes)?;
+        let table = if writes { client.update(&*plan, None, args)? } else { client.select(&*plan, None, args)? };
+        table.map(|tuple| read(&mut Row { tuple, column: 0 })).collect()
+    })
+}
+
+fn plan(
+    client: &pgrx::spi::SpiClient<'_>,
+    sql: &'static str,
+    args: &[DatumWithOid<'_>],
+    writes: bool,
+) -> Result<Rc<OwnedPreparedStatement>, Failure> {
+    if let Some(plan) = PLANS.with_borrow(|plans| plans.get(&sql.as_ptr()).cloned()) {
+        return Ok(plan);
+    }
+    let types: Vec<_> = args.iter().map(|arg| PgOid::from(arg.oid())).collect();
+    let prepared = if writes { client.prepare_mut(sql, &types)? } else { client.prepare(sql, &types)? };
+    let plan = Rc::new(prepared.keep());
+    PLANS.with_borrow_mut(|plans| plans.insert(sql.as_ptr(), Rc::clone(&plan)));
+    Ok(plan)
+}

@@ -1,0 +1,20 @@
+//! Tests that need whole servers of their own: start, crash, dump, restore, back up.
+//!
+//! `tests/run cluster` builds and installs the extension first. By hand:
+//!
+//! ```text
+//! make install
+//! KMS_WRAP_PG_CONFIG=/path/to/pg_config cargo test --no-default-features --test cluster
+//! ```
+
+// A test stops at the first thing that is not as it should be.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+// A test that fails shows the server's log.
+#![allow(clippy::print_stderr)]
+// Not every test file uses every part of the harness.
+#![allow(dead_code)]
+
+mod harness;
+mod process;
+mod psql;
+mod smoke;
