@@ -24,11 +24,11 @@ COMMENT ON VIEW kms_wrap.vw_kms_health_checks IS 'Probes of providers and keys; 
 COMMENT ON VIEW kms_wrap.vw_kms_health_latest IS 'The latest probe of each provider and key that still exists.';
 
 COMMENT ON FUNCTION kms_wrap.kw_key_in_use IS
-    'Whether any wrapper has a slot under a key; live_only: any wrapper that is not invalid. Internal, used by the guards.';
+    'Whether any wrapper has a slot under a key; live_only: any wrapper that is not invalid. Internal, used by the guards. 55000 under repeatable read and serializable.';
 COMMENT ON FUNCTION kms_wrap.kw_guard_key_update IS
     'Trigger: refuses a change of a used key''s reference, version, algorithm or public key, and illegal changes of status (55000); sets status_changed_at.';
 COMMENT ON FUNCTION kms_wrap.kw_guard_key_delete IS
-    'Trigger: refuses to delete a key that a live wrapper, an open campaign or an open job needs (55000), by cascade too; keeps its name in health probes.';
+    'Trigger: refuses to delete a key that a live wrapper, an open campaign or a running job needs (55000), by cascade too; keeps its name in health probes.';
 COMMENT ON FUNCTION kms_wrap.kw_guard_provider_update IS
     'Trigger: refuses a change of kind, location or project_tenant while a wrapper uses a key of the provider (55000).';
 COMMENT ON FUNCTION kms_wrap.kw_guard_provider_delete IS

@@ -1,10 +1,15 @@
 -- Guards. Nothing here fires on INSERT, so that a dump's rows load unchanged and in any order. All run as the caller, who
 -- without rights on the tables asked fails closed, and stay off under session_replication_role = replica.
 
--- Active, rotated and retired wrappers are spelt out so that idx_kw_status_created and the key indexes serve.
+-- Planned for each key: a generic plan expects to meet the key soon, and reads everything for a key that is in no row at all.
 CREATE FUNCTION kms_wrap.kw_key_in_use(key bigint, live_only boolean) RETURNS boolean
-LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $function$
 BEGIN
+    -- A snapshot from before the lock doesn't show the wrapper that the lock waited for.
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION 'whether kms key % is in use can only be seen in a read committed transaction', key
+            USING ERRCODE = '55000', HINT = 'Begin with START TRANSACTION ISOLATION LEVEL READ COMMITTED.';
+    END IF;
     RETURN EXISTS (
         SELECT FROM kms_wrap.key_wrappers w
         WHERE w.kms1_key_id = key AND (NOT live_only OR w.status IN ('active', 'rotated', 'retired'))
@@ -96,14 +101,15 @@ BEGIN
         RAISE EXCEPTION 'kms key % is named by open campaign %', OLD.id, campaign
             USING ERRCODE = '55000', HINT = format('Let it end, or stop it with kms_wrap.kw_cancel(%s).', campaign);
     END IF;
+    -- A cancelled campaign's last batch may still be at work.
     IF EXISTS (
         SELECT FROM kms_wrap.rewrap_jobs j
-        WHERE j.campaign_id IS NULL AND j.status IN ('pending', 'running')
+        WHERE j.status = 'running'
             AND (OLD.id IN (j.target_kms1_key_id, j.target_kms2_key_id)
                  OR EXISTS (SELECT FROM jsonb_each_text(j.target_layers) t WHERE t.value = OLD.id::text))
     ) THEN
-        RAISE EXCEPTION 'kms key % is the target of an open rewrap job', OLD.id
-            USING ERRCODE = '55000', HINT = 'Let the job end with CALL kms_wrap.kw_run_jobs().';
+        RAISE EXCEPTION 'kms key % is the target of a running rewrap job', OLD.id
+            USING ERRCODE = '55000', HINT = 'Let the job end; kms_wrap.vw_rewrap_jobs shows it.';
     END IF;
 
     -- Keeps the name of what is deleted. The reference goes here and not by the foreign key's own action: a row that this

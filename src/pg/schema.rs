@@ -13,6 +13,6 @@ extension_sql_file!("../../sql/data.sql", name = "data", requires = ["triggers"]
 extension_sql_file!("../../sql/dump.sql", name = "dump", requires = ["jobs"]);
 extension_sql_file!("../../sql/comments_registry.sql", name = "comments_registry", requires = ["triggers", "views"]);
 extension_sql_file!("../../sql/comments_wrappers.sql", name = "comments_wrappers", requires = ["triggers", "views"]);
-extension_sql_file!("../../sql/comments_views.sql", name = "comments_views", requires = ["views"]);
+extension_sql_file!("../../sql/comments_views.sql", name = "comments_views", requires = ["triggers", "views"]);
 extension_sql_file!("../../sql/procedures.sql", name = "procedures", requires = ["jobs"]);
 extension_sql_file!("../../sql/finalize.sql", name = "finalize", finalize);

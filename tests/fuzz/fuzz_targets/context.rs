@@ -1,6 +1,7 @@
 //! `cargo +nightly fuzz run --fuzz-dir tests/fuzz context`
 #![no_main]
 
+#[allow(dead_code, reason = "each target has its own of the properties")]
 #[path = "../property.rs"]
 mod property;
 
