@@ -9,7 +9,7 @@ use super::{
         wrapper,
     },
     report::Failure,
-    rewrap::{Batch, Rewrap, Targets},
+    rewrap::{self, Batch, Rewrap, Targets},
 };
 use std::collections::HashMap;
 
@@ -71,7 +71,7 @@ impl Moved {
         let versions: Vec<_> = ready.iter().map(|r| (r.id, r.kms1, r.kms2, r.generation)).collect();
         let taken = wrapper::taken_versions(&versions)?;
         ready.retain(|r| !taken.contains(&r.id));
-        let written = wrapper::update(ready)?;
+        let written = rewrap::write(ready)?;
         for (id, ..) in versions {
             if let Some(job) = by_wrapper.get(&id) {
                 // Not written: another session was quicker, or the drawn version is taken. Either way the next attempt sees what is there.

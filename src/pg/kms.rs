@@ -12,11 +12,14 @@ use crate::{
 };
 use std::{cell::RefCell, collections::HashSet, path::PathBuf};
 
+/// What was proved: a key by its reference, and its encapsulation key.
+type Proof = (Vec<u8>, Option<Vec<u8>>);
+
 thread_local! {
     /// Made on first use in a backend, never in the postmaster: a forked child must not inherit opened keys.
     static LOCAL: RefCell<Option<Local>> = const { RefCell::new(None) };
     /// Keys under which this process has wrapped and opened once.
-    static PROVEN: RefCell<HashSet<(Vec<u8>, Option<Vec<u8>>)>> = RefCell::new(HashSet::new());
+    static PROVEN: RefCell<HashSet<Proof>> = RefCell::new(HashSet::new());
 }
 
 /// The key directory with what a base backup of this server copies.
@@ -90,7 +93,7 @@ pub(crate) fn set_proven(key: &Key) -> Result<(), Failure> {
     Ok(())
 }
 
-fn proof(key: &Key) -> Result<(Vec<u8>, Option<Vec<u8>>), Failure> {
+fn proof(key: &Key) -> Result<Proof, Failure> {
     Ok((key.key_ref.encode()?, key.public_key.clone()))
 }
 

@@ -48,7 +48,8 @@ pub(crate) fn wrap_dek(policy: &Policy, dek: Option<Dek>, context: &Context) -> 
     let choice = choose_keys(policy, &listed, context, &uuid)?;
     let keys: HashMap<i64, &Key> = listed.iter().map(|pk| (pk.key.id, &pk.key)).collect();
     let slots = slots(&choice, &keys)?;
-    check_domains(policy, slots[0].1, slots[1].1)?;
+    let [(_, kms1), (_, kms2), ..] = slots.as_slice() else { return Err(Failure::internal("chosen slots")) };
+    check_domains(policy, kms1, kms2)?;
     let dek = match dek {
         Some(dek) => dek,
         None => Dek::generate(&mut SystemEntropy)?,
@@ -79,6 +80,7 @@ pub(crate) fn wrap_dek(policy: &Policy, dek: Option<Dek>, context: &Context) -> 
         let parsed = Wrapper::parse(&stored)?;
         check_floors(policy, &parsed)?;
         prove(&parsed, &slots, &dek)?;
+        still_active(&slots)?;
         let row = NewWrapper {
             uuid,
             policy_id: policy.id,
@@ -246,6 +248,20 @@ fn prove(wrapper: &Wrapper, slots: &[(SlotNo, &Key)], dek: &[u8]) -> Result<(), 
         kms::set_proven(key)?;
     }
     Ok(())
+}
+
+/// A key may have been put out of use while it worked for us: nothing may be stored under a key that is destroyed.
+fn still_active(slots: &[(SlotNo, &Key)]) -> Result<(), Failure> {
+    let mut ids: Vec<i64> = slots.iter().map(|(_, key)| key.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    if key::lock_active(&ids)?.len() == ids.len() {
+        return Ok(());
+    }
+    Err(Failure::state(
+        "a KMS key of the new wrapper was put out of use meanwhile",
+        "Try again: the policy picks another key, or says which slot has none.",
+    ))
 }
 
 /// A UUID of version 7 (RFC 9562, section 5.7): time first, so that indexes on it stay dense.

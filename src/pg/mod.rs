@@ -3,7 +3,13 @@
     // Errors carry SQLSTATE, text, DETAIL and HINT by value; boxing them breaks pgrx's conversion.
     clippy::result_large_err,
     // pgrx passes arguments by value.
-    clippy::needless_pass_by_value
+    clippy::needless_pass_by_value,
+    // A method path is not general enough over the lifetime of a row.
+    clippy::redundant_closure_for_method_calls,
+    // Overflow checks are on in release builds too: a sum that does not fit is an ERROR.
+    clippy::arithmetic_side_effects,
+    // pgrx wants the columns of a function's result spelled out.
+    clippy::type_complexity
 )]
 
 mod catalog;

@@ -97,8 +97,9 @@ impl Failure {
     /// Five characters, as a client sees it.
     pub(crate) fn sqlstate(&self) -> String {
         // A code is packed as five 6-bit digits (MAKE_SQLSTATE in elog.h).
-        let packed = self.code as u32;
-        (0..5).map(|i| char::from(((packed >> (6 * i)) & 0x3f) as u8 + b'0')).collect()
+        #[allow(clippy::as_conversions)] // the enum's discriminants are those codes
+        let packed = self.code as usize;
+        (0..5).filter_map(|i| char::from_u32(u32::try_from((packed >> (6 * i)) & 0x3f).ok()? + u32::from(b'0'))).collect()
     }
 
     /// Message and DETAIL in one line, for `last_error` and kw_verify.

@@ -141,11 +141,7 @@ impl Batch {
             },
         );
         plans.iter_mut().for_each(verify);
-        self.rows
-            .iter()
-            .zip(plans)
-            .map(|((row, _), plan)| (row.id, plan.and_then(|p| self.finish(p)).unwrap_or_else(Rewrap::Failed)))
-            .collect()
+        self.rows.iter().zip(plans).map(|((row, _), plan)| (row.id, plan.and_then(Self::finish).unwrap_or_else(Rewrap::Failed))).collect()
     }
 
     /// Everything that can be refused before a provider is asked.
@@ -209,13 +205,14 @@ impl Batch {
     }
 
     /// Puts the new bytes together and checks that they make a wrapper that the policy allows.
-    fn finish(&self, plan: Plan<'_>) -> Result<Rewrap, Failure> {
+    fn finish(plan: Plan<'_>) -> Result<Rewrap, Failure> {
         let Plan { row, policy, generation, kms1, kms2, steps, .. } = plan;
         if steps.is_empty() {
             return Ok(Rewrap::Current);
         }
         let mut new = row.clone();
         (new.generation, new.kms1, new.kms2) = (generation, kms1, kms2);
+        let moved_to: Vec<i64> = steps.iter().map(|step| step.to.id).collect();
         let mut moved = HashMap::new();
         for step in steps {
             let bytes = step.rewrap.finish(step.new_blob)?;
@@ -251,6 +248,7 @@ impl Batch {
             generation,
             kms1,
             kms2,
+            moved_to,
             crypto_suite: projection::crypto_suite(&wrapper),
             layers: layers.collect(),
             dek_wrap1: new.dek_wrap1,
@@ -338,6 +336,16 @@ fn verify(plan: &mut Result<Plan<'_>, Failure>) {
     }
 }
 
+/// Writes rewrapped wrappers, but for those whose new keys were put out of use meanwhile; returns the ids that were written.
+pub(crate) fn write(mut rewritten: Vec<Rewritten>) -> Result<Vec<i64>, Failure> {
+    let mut targets: Vec<i64> = rewritten.iter().flat_map(|r| r.moved_to.clone()).collect();
+    targets.sort_unstable();
+    targets.dedup();
+    let active = key::lock_active(&targets)?;
+    rewritten.retain(|r| r.moved_to.iter().all(|key| active.contains(key)));
+    wrapper::update(rewritten)
+}
+
 /// Rewraps one wrapper now; returns its generation and whether anything was to be done.
 pub(crate) fn rewrap_one(row: WrapperRow, targets: Targets) -> Result<(i64, bool), Failure> {
     let (id, old) = (row.id, row.generation);
@@ -353,7 +361,7 @@ pub(crate) fn rewrap_one(row: WrapperRow, targets: Targets) -> Result<(i64, bool
                     continue;
                 }
                 let generation = new.generation;
-                let written = wrapper::update(vec![*new])?;
+                let written = write(vec![*new])?;
                 return if written.contains(&id) { Ok((generation, true)) } else { Err(Failure::changed()) };
             }
             Some((_, Rewrap::Current)) => return Ok((old, false)),

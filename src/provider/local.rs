@@ -191,7 +191,7 @@ impl Local {
     /// [`ProviderError`] about root key or key.
     pub fn unwrap(&mut self, key: &SealedKey, items: &[(&[u8], &[u8])]) -> Result<Vec<Option<Share>>, ProviderError> {
         let OpenKey::Symmetric(kek) = self.open_key(key)? else { return Err(malformed(key)) };
-        Ok(items.iter().map(|(blob, aad)| Share::copy_from(&*aead::xaes_open(kek.expose(), aad, blob)?)).collect())
+        Ok(items.iter().map(|(blob, aad)| Share::copy_from(&aead::xaes_open(kek.expose(), aad, blob)?)).collect())
     }
 
     /// Decapsulates with a KEM key; `None` for a ciphertext of the wrong length.

@@ -49,6 +49,7 @@ impl KeyStatus {
 
 /// A key as the catalog has it.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_field_names)] // key_ref and public_key are the field's words
 pub(crate) struct Key {
     pub(crate) id: i64,
     pub(crate) provider: String,
@@ -107,7 +108,7 @@ const BY_POLICY: &str = concat!(
     key_columns!(),
     " FROM kms_wrap.policy_kms_keys pk JOIN kms_wrap.kms_keys k ON k.id OPERATOR(pg_catalog.=) pk.kms_key_id",
     key_joins!(),
-    "WHERE pk.policy_id OPERATOR(pg_catalog.=) $1 ORDER BY k.id"
+    "WHERE pk.policy_id OPERATOR(pg_catalog.=) $1"
 );
 
 const ALL: &str = concat!("SELECT ", key_columns!(), " FROM kms_wrap.kms_keys k", key_joins!(), "ORDER BY k.id");
@@ -137,13 +138,22 @@ pub(crate) fn by_id(id: i64) -> Result<Key, Failure> {
     })
 }
 
-/// The keys of a policy, in the order of their ids.
+/// The keys of a policy, in no order.
 pub(crate) fn by_policy(policy_id: i64) -> Result<Vec<PolicyKey>, Failure> {
     let keys = spi::select(BY_POLICY, &[policy_id.into()], |row| {
         let (slot, priority, weight) = (row.next()?, row.next()?, row.next()?);
         Ok(read(row)?.map(|key| PolicyKey { slot, priority, weight, key }))
     })?;
     Ok(keys.into_iter().flatten().collect())
+}
+
+const LOCK_ACTIVE: &str = "SELECT id FROM kms_wrap.kms_keys
+     WHERE id OPERATOR(pg_catalog.=) ANY ($1) AND status OPERATOR(pg_catalog.=) 'active' ORDER BY id FOR KEY SHARE";
+
+/// Which of these keys are still active, held so until the transaction ends as far as destroying and deleting them goes. Called after the
+/// providers have answered, right before wrappers under the keys are written; disabling a key is not held up by it.
+pub(crate) fn lock_active(ids: &[i64]) -> Result<Vec<i64>, Failure> {
+    spi::write(LOCK_ACTIVE, &[ids.to_vec().into()], |row| row.next())
 }
 
 /// All keys, in the order of their ids.

@@ -26,25 +26,21 @@ const INSERT_ASYM: &str = "INSERT INTO kms_wrap.asym_key
 pub(crate) fn insert(key: &SealedKey) -> Result<bool, Failure> {
     let (id, config) = (&key.identity, Uuid::from_bytes(key.identity.provider_config));
     let key_id = id.key_id.as_str();
-    let inserted = match (&id.public_key, spki::opentdf_number(id.algorithm)) {
-        (Some(public), Some(number)) => {
-            let pem = spki::encode_public_key(id.algorithm, public).ok_or_else(|| Failure::internal("public key"))?;
-            let args = [
-                key_id.into(),
-                number.into(),
-                ACTIVE.into(),
-                KEY_MODE.into(),
-                JsonB(json!({ "pem": pem })).into(),
-                JsonB(private_key_ctx(key)).into(),
-                config.into(),
-            ];
-            spi::execute(INSERT_ASYM, &args)?
-        }
-        _ => {
-            let args =
-                [key_id.into(), ACTIVE.into(), KEY_MODE.into(), key.sealed.clone().into(), config.into(), id.algorithm.name().into()];
-            spi::execute(INSERT_SYM, &args)?
-        }
+    let inserted = if let (Some(public), Some(number)) = (&id.public_key, spki::opentdf_number(id.algorithm)) {
+        let pem = spki::encode_public_key(id.algorithm, public).ok_or_else(|| Failure::internal("public key"))?;
+        let args = [
+            key_id.into(),
+            number.into(),
+            ACTIVE.into(),
+            KEY_MODE.into(),
+            JsonB(json!({ "pem": pem })).into(),
+            JsonB(private_key_ctx(key)).into(),
+            config.into(),
+        ];
+        spi::execute(INSERT_ASYM, &args)?
+    } else {
+        let args = [key_id.into(), ACTIVE.into(), KEY_MODE.into(), key.sealed.clone().into(), config.into(), id.algorithm.name().into()];
+        spi::execute(INSERT_SYM, &args)?
     };
     Ok(inserted > 0)
 }

@@ -248,6 +248,8 @@ pub(crate) struct Rewritten {
     pub(crate) dek_wrap2: Vec<u8>,
     pub(crate) crypto_suite: Value,
     pub(crate) layers: Vec<NewLayer>,
+    /// Keys that took a share.
+    pub(crate) moved_to: Vec<i64>,
 }
 
 // Compare-and-swap on generation. Only active and rotated wrappers: a status change that came first wins.
