@@ -6,7 +6,7 @@ COMMENT ON COLUMN kms_wrap.encryption_policies.layer_selection IS
     'How a key is picked among the usable ones of highest priority in a slot: defined (heaviest, then oldest), round_robin, random or hash_mod (by the context); the last three by weight.';
 COMMENT ON COLUMN kms_wrap.encryption_policies.min_layers IS 'A wrapper has at least so many KEM layers, 0..32.';
 COMMENT ON COLUMN kms_wrap.encryption_policies.max_layers IS 'And at most so many, 0..32.';
-COMMENT ON COLUMN kms_wrap.encryption_policies.aad_template IS 'JSON for people. JSON is never authenticated, for its bytes aren''t stable.';
+COMMENT ON COLUMN kms_wrap.encryption_policies.aad_template IS 'JSON for people; no effect. JSON is never authenticated, for its bytes aren''t stable.';
 COMMENT ON COLUMN kms_wrap.encryption_policies.notes IS 'Free text.';
 COMMENT ON COLUMN kms_wrap.encryption_policies.created_at IS 'When the row was made.';
 COMMENT ON COLUMN kms_wrap.encryption_policies.policy_uuid IS 'Sealed into every wrapper, 16 bytes there. Cannot change.';
@@ -17,11 +17,11 @@ COMMENT ON COLUMN kms_wrap.encryption_policies.min_nist_level IS
 COMMENT ON COLUMN kms_wrap.encryption_policies.require_origin IS
     'Every path needs a symmetric KMS slot that binds its context, which shows who made the wrapper. Counts for new wrappers and rewraps.';
 COMMENT ON COLUMN kms_wrap.encryption_policies.allow_same_trust_domain IS 'Lets kms1 and kms2 of a split wrapper be of one trust domain.';
-COMMENT ON COLUMN kms_wrap.encryption_policies.value_cipher IS 'Cipher of values: XAES-256-GCM (24-byte nonce, 16-byte tag).';
-COMMENT ON COLUMN kms_wrap.encryption_policies.cache_ttl IS 'Longest time an opened DEK stays in a session''s memory. 0: never.';
+COMMENT ON COLUMN kms_wrap.encryption_policies.value_cipher IS 'Cipher of values: XAES-256-GCM (24-byte nonce, 16-byte tag). Concerns values: no effect on wrappers.';
+COMMENT ON COLUMN kms_wrap.encryption_policies.cache_ttl IS 'Longest time an opened DEK stays in a session''s memory. Concerns values: no effect on wrappers, whose DEKs are never kept.';
 COMMENT ON COLUMN kms_wrap.encryption_policies.outage IS
-    'When a provider can''t be reached: fail; cache (use what is cached until cache_ttl); stale (and beyond it).';
-COMMENT ON COLUMN kms_wrap.encryption_policies.dek_scope IS 'Names of the context pairs that choose the DEK, at most 64. Empty: one DEK for the policy.';
+    'When a provider can''t be reached: fail; cache (use what is cached until cache_ttl); stale (and beyond it). Concerns values: wrappers always fail.';
+COMMENT ON COLUMN kms_wrap.encryption_policies.dek_scope IS 'Names of the context pairs that choose the DEK, at most 64. Empty: one DEK for the policy. Concerns values: no effect on wrappers.';
 COMMENT ON COLUMN kms_wrap.encryption_policies.is_enabled IS 'False: no new wrapper. Existing ones are not affected.';
 
 COMMENT ON TABLE kms_wrap.policy_kms_keys IS 'Which keys a policy may use for which slot.';
@@ -33,7 +33,7 @@ COMMENT ON COLUMN kms_wrap.policy_kms_keys.created_at IS 'When the row was made.
 COMMENT ON COLUMN kms_wrap.policy_kms_keys.updated_at IS 'Start of the transaction that last changed the row; kept by a trigger.';
 COMMENT ON COLUMN kms_wrap.policy_kms_keys.slot IS 'kms1, kms2 or layer. A key serves one slot of a policy.';
 
-COMMENT ON TABLE kms_wrap.policy_algorithms IS 'Which algorithms a policy prefers for which role.';
+COMMENT ON TABLE kms_wrap.policy_algorithms IS 'Which algorithms the keys of a policy may have: kem for layers, symmetric for kms1 and kms2. A role without a row allows all.';
 COMMENT ON COLUMN kms_wrap.policy_algorithms.policy_id IS 'The policy.';
 COMMENT ON COLUMN kms_wrap.policy_algorithms.algo_id IS 'The algorithm.';
 COMMENT ON COLUMN kms_wrap.policy_algorithms.role IS 'kem, sig, hash or symmetric.';

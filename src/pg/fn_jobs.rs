@@ -3,7 +3,7 @@
 use super::{
     catalog::{
         campaign::{self, Change, NewCampaign, Selector},
-        key, policy, setup, wrapper,
+        job, key, policy, setup, wrapper,
     },
     jobs,
     report::{Failure, required},
@@ -172,7 +172,7 @@ fn kw_jobs_claim(batch_size: Option<i32>) -> Result<i32, ErrorReport> {
     if !(1..=10_000).contains(&batch_size) {
         return Err(Failure::bad_argument("invalid value for argument \"batch_size\"", "It must be 1 to 10000.").into());
     }
-    Ok(i32::try_from(campaign::claim(batch_size)?).unwrap_or(i32::MAX))
+    Ok(i32::try_from(job::claim(batch_size)?).unwrap_or(i32::MAX))
 }
 
 #[pg_extern(parallel_unsafe, cost = 1000)]

@@ -70,6 +70,12 @@ fn kw_describe_wrapper(wrapper: Option<Uuid>) -> Result<TableIterator<'static, (
 
 fn checked_dek(dek: &[u8]) -> Result<Dek, Failure> {
     // The length first: a value that is far too long is not copied.
+    if dek.len() > 64 {
+        return Err(Failure::too_large(
+            format!("DEK of {} bytes for argument \"dek\" is too long", dek.len()),
+            "It may have 64 bytes; 16, 24, 32 and 64 are possible, NULL makes one of 32.",
+        ));
+    }
     if !DEK_LENGTHS.contains(&dek.len()) {
         return Err(Failure::bad_argument(
             format!("invalid DEK of {} bytes for argument \"dek\"", dek.len()),

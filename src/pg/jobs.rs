@@ -5,7 +5,7 @@
 
 use super::{
     catalog::{
-        campaign::{self, Job, Verdict},
+        job::{self, Job, Verdict},
         wrapper,
     },
     report::Failure,
@@ -30,7 +30,7 @@ pub(crate) struct Moved {
 
 /// Reads what this session has leased.
 pub(crate) fn load() -> Result<Work, Failure> {
-    let jobs = campaign::leased()?;
+    let jobs = job::leased()?;
     let mut targets: HashMap<i64, Targets> = HashMap::new();
     let mut verdicts = Vec::new();
     for job in &jobs {
@@ -79,7 +79,7 @@ impl Moved {
                 verdicts.push((job.id, done));
             }
         }
-        campaign::record(&verdicts)?;
+        job::record(&verdicts)?;
         Ok(verdicts.len())
     }
 }

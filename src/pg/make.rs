@@ -169,7 +169,7 @@ fn choose_keys(policy: &Policy, listed: &[PolicyKey], context: &Context, uuid: &
             role: Role::from_name(&pk.slot).ok_or_else(|| Failure::internal("slot of a policy key"))?,
             priority: pk.priority,
             weight: u32::try_from(pk.weight).unwrap_or(0),
-            usable: pk.key.is_usable(),
+            usable: pk.is_usable(),
         });
     }
     let draw = Draw {

@@ -2,7 +2,7 @@
 //!
 //! A worker holds no transaction while a provider works. What ends one (an ERROR, a kill) loses nothing: its leases are given to the next.
 
-use super::{catalog::campaign, gucs, jobs, report::Failure};
+use super::{catalog::job, gucs, jobs, report::Failure};
 use pgrx::{
     PgTryBuilder, Spi,
     bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, DynamicBackgroundWorker, SignalWakeFlags},
@@ -141,7 +141,7 @@ fn step() -> bool {
 fn claim() -> Result<i64, Failure> {
     // The extension may not be there yet, or not any more.
     let installed = Spi::get_one::<bool>("SELECT pg_catalog.to_regclass('kms_wrap.rewrap_jobs') IS NOT NULL")?;
-    if installed == Some(true) { campaign::claim(BATCH) } else { Ok(0) }
+    if installed == Some(true) { job::claim(BATCH) } else { Ok(0) }
 }
 
 /// Runs in a transaction of its own. An error ends the worker; the launcher starts another, and the leases are free again.

@@ -14,7 +14,10 @@
 // Not every test file uses every part of the harness.
 #![allow(dead_code)]
 
+mod crash;
+mod fixture;
 mod harness;
 mod process;
 mod psql;
 mod smoke;
+mod worker;

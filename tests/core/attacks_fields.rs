@@ -154,9 +154,12 @@ fn edited_public_key() {
     let ek_sha256 = kdf::sha256(&[&thief.encapsulation_key(&owns).unwrap()]);
     for f in fixtures::all() {
         for slot in f.row.some_slots() {
-            check_slot(f, slot, "public key of the thief", &f.row.but(|r| r.edit(slot, |c| c.header.ek_sha256 = Some(ek_sha256))));
+            let replaced = f.row.but(|r| r.edit(slot, |c| c.header.ek_sha256 = Some(ek_sha256)));
             if slot.layer_no().is_some() {
-                f.refuse("no public key", &f.row.but(|r| r.edit(slot, |c| c.header.ek_sha256 = None)));
+                f.refuse("public key of the thief", &replaced);
+                refused_at_parsing(f, &f.row.but(|r| r.edit(slot, |c| c.header.ek_sha256 = None)), Error::DoesNotOpen);
+            } else {
+                refused_at_parsing(f, &replaced, Error::DoesNotOpen);
             }
         }
     }

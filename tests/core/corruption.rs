@@ -8,9 +8,10 @@ use super::{
 };
 use kms_wrap::core::{
     error::Error,
+    kem,
     path::Mode,
     secret::Share,
-    slot::{Container, KeyRef, SlotNo},
+    slot::{self, Container, KeyRef, SlotNo},
     suite::Algorithm,
     wrapper::{Outcome, Unopened, Wrapper},
 };
@@ -210,5 +211,21 @@ fn every_byte_of_the_columns() {
                 assert!(refused.as_ref().is_err_and(|e| Refused::does_not_open(*e)), "{column} {i} {mask:#x}: {refused:?}");
             }
         }
+    }
+}
+
+#[test]
+fn layer_blob_of_a_wrong_length_is_not_taken_apart() {
+    let f = subject(Mode::Split);
+    for slot in f.row.layer_slots() {
+        let Container { header, blob, .. } = f.row.container(slot);
+        let ciphertext = kem::sizes(header.algorithm).unwrap().ciphertext;
+        let (head, tail) = slot::split_layer_blob(header.algorithm, &blob).unwrap();
+        assert_eq!((head.len(), tail.len()), (ciphertext, 48));
+        for n in [0, ciphertext, ciphertext + 47] {
+            assert_eq!(slot::split_layer_blob(header.algorithm, &blob[..n]), None);
+        }
+        assert_eq!(slot::split_layer_blob(header.algorithm, &[blob.as_slice(), &[0]].concat()), None);
+        assert_eq!(slot::split_layer_blob(Algorithm::Xaes256Gcm, &blob), None);
     }
 }

@@ -105,6 +105,8 @@ const BY_IDS: &str =
 
 const BY_POLICY: &str = concat!(
     "SELECT pk.slot, pk.priority, pk.weight, ",
+    super::policy::algorithm_allowed!(),
+    ", ",
     key_columns!(),
     " FROM kms_wrap.policy_kms_keys pk JOIN kms_wrap.kms_keys k ON k.id OPERATOR(pg_catalog.=) pk.kms_key_id",
     key_joins!(),
@@ -118,7 +120,15 @@ pub(crate) struct PolicyKey {
     pub(crate) slot: String,
     pub(crate) priority: i32,
     pub(crate) weight: i32,
+    algorithm_allowed: bool,
     pub(crate) key: Key,
+}
+
+impl PolicyKey {
+    /// Whether the policy may put new shares under it now.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.algorithm_allowed && self.key.is_usable()
+    }
 }
 
 /// Keys by id. Unknown ids, and keys of algorithms that this version does not implement, are missing from the answer.
@@ -141,8 +151,8 @@ pub(crate) fn by_id(id: i64) -> Result<Key, Failure> {
 /// The keys of a policy, in no order.
 pub(crate) fn by_policy(policy_id: i64) -> Result<Vec<PolicyKey>, Failure> {
     let keys = spi::select(BY_POLICY, &[policy_id.into()], |row| {
-        let (slot, priority, weight) = (row.next()?, row.next()?, row.next()?);
-        Ok(read(row)?.map(|key| PolicyKey { slot, priority, weight, key }))
+        let (slot, priority, weight, algorithm_allowed) = (row.next()?, row.next()?, row.next()?, row.next()?);
+        Ok(read(row)?.map(|key| PolicyKey { slot, priority, weight, algorithm_allowed, key }))
     })?;
     Ok(keys.into_iter().flatten().collect())
 }

@@ -35,7 +35,25 @@ macro_rules! policy_select {
 
 const BY_NAME: &str = concat!(policy_select!(), "WHERE policy_name OPERATOR(pg_catalog.=) $1");
 const BY_IDS: &str = concat!(policy_select!(), "WHERE id OPERATOR(pg_catalog.=) ANY ($1)");
-const MEMBERS: &str = "SELECT policy_id, kms_key_id, slot FROM kms_wrap.policy_kms_keys WHERE policy_id OPERATOR(pg_catalog.=) ANY ($1)";
+/// Whether policy_algorithms lets the key `k` of policy key `pk` be used: a role without a row allows every algorithm.
+macro_rules! algorithm_allowed {
+    () => {
+        "(NOT EXISTS (SELECT FROM kms_wrap.policy_algorithms pa WHERE pa.policy_id OPERATOR(pg_catalog.=) pk.policy_id
+              AND pa.role OPERATOR(pg_catalog.=) CASE pk.slot WHEN 'layer' THEN 'kem' ELSE 'symmetric' END)
+          OR EXISTS (SELECT FROM kms_wrap.policy_algorithms pa
+              JOIN kms_wrap.crypto_algorithms ca ON ca.id OPERATOR(pg_catalog.=) pa.algo_id
+              WHERE pa.policy_id OPERATOR(pg_catalog.=) pk.policy_id AND ca.name OPERATOR(pg_catalog.=) k.algorithm
+                AND pa.role OPERATOR(pg_catalog.=) CASE pk.slot WHEN 'layer' THEN 'kem' ELSE 'symmetric' END))"
+    };
+}
+pub(super) use algorithm_allowed;
+
+const MEMBERS: &str = concat!(
+    "SELECT pk.policy_id, pk.kms_key_id, pk.slot
+     FROM kms_wrap.policy_kms_keys pk JOIN kms_wrap.kms_keys k ON k.id OPERATOR(pg_catalog.=) pk.kms_key_id
+     WHERE pk.policy_id OPERATOR(pg_catalog.=) ANY ($1) AND ",
+    algorithm_allowed!()
+);
 
 /// A policy by name.
 pub(crate) fn by_name(name: &str) -> Result<Policy, Failure> {
@@ -47,7 +65,7 @@ pub(crate) fn by_ids(ids: &[i64]) -> Result<HashMap<i64, Policy>, Failure> {
     Ok(spi::select(BY_IDS, &[ids.to_vec().into()], read)?.into_iter().map(|p| (p.id, p)).collect())
 }
 
-/// Which keys policies list for which slot: `(policy, key, slot name)`.
+/// Which keys policies list, and whose algorithm they allow, for which slot: `(policy, key, slot name)`.
 pub(crate) fn members(policies: &[i64]) -> Result<HashSet<(i64, i64, String)>, Failure> {
     let rows = spi::select(MEMBERS, &[policies.to_vec().into()], |row| Ok((row.next()?, row.next()?, row.next()?)))?;
     Ok(rows.into_iter().collect())

@@ -1,0 +1,171 @@
+//! Jobs: leased by a session, worked on without a lock, recorded. A lease that is not given back runs out.
+
+use super::campaign;
+use crate::pg::{report::Failure, spi};
+use pgrx::JsonB;
+use serde_json::Value;
+
+/// Name of this session as the owner of leases: a pid alone comes back.
+macro_rules! owner {
+    ($activity:literal) => {
+        concat!(
+            $activity,
+            ".pid::pg_catalog.text OPERATOR(pg_catalog.||) '@' OPERATOR(pg_catalog.||) EXTRACT(epoch FROM ",
+            $activity,
+            ".backend_start)::pg_catalog.text"
+        )
+    };
+}
+
+const OWNER: &str = concat!("SELECT ", owner!("a"), " FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) a");
+
+// Leases of sessions that are gone, and leases that ran out. A job that took its session along so often is given up.
+const RECLAIM: &str = concat!(
+    "WITH lost AS (
+       UPDATE kms_wrap.rewrap_jobs j
+       SET status = CASE WHEN j.attempts OPERATOR(pg_catalog.>=) (j.max_attempts OPERATOR(pg_catalog.*) 4) THEN 'failed' ELSE 'pending' END,
+           finished_at = CASE WHEN j.attempts OPERATOR(pg_catalog.>=) (j.max_attempts OPERATOR(pg_catalog.*) 4) THEN pg_catalog.now() END,
+           last_error = 'the session that worked on it ended', lease_owner = NULL, lease_until = NULL
+       WHERE j.id OPERATOR(pg_catalog.=) ANY (ARRAY(
+               SELECT r.id FROM kms_wrap.rewrap_jobs r
+               WHERE r.status OPERATOR(pg_catalog.=) 'running'
+                 AND (r.lease_until OPERATOR(pg_catalog.<) pg_catalog.now()
+                      OR NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(NULL) a WHERE ",
+    owner!("a"),
+    " OPERATOR(pg_catalog.=) r.lease_owner))
+               FOR UPDATE SKIP LOCKED))
+       RETURNING j.campaign_id, j.status)
+     UPDATE kms_wrap.rewrap_campaigns c SET failed = c.failed OPERATOR(pg_catalog.+) f.n
+     FROM (SELECT campaign_id, pg_catalog.count(*) AS n FROM lost WHERE status OPERATOR(pg_catalog.=) 'failed' GROUP BY campaign_id) f
+     WHERE c.id OPERATOR(pg_catalog.=) f.campaign_id"
+);
+
+// One due campaign, then its oldest pending jobs. The campaign's row is written only when it is limited or starts, so that workers do not
+// wait for each other.
+const CLAIM: &str = "WITH c AS MATERIALIZED (
+       SELECT c.id, c.rate_per_second, c.started_at,
+              LEAST($1, COALESCE(c.rate_per_second, $1))::pg_catalog.int8 AS n
+       FROM kms_wrap.rewrap_campaigns c
+       WHERE c.status OPERATOR(pg_catalog.=) 'running'
+         AND c.scheduled_at OPERATOR(pg_catalog.<=) pg_catalog.now() AND c.next_claim_at OPERATOR(pg_catalog.<=) pg_catalog.now()
+         AND (c.window_start IS NULL
+              OR CASE WHEN c.window_start OPERATOR(pg_catalog.<) c.window_end
+                      THEN LOCALTIME OPERATOR(pg_catalog.>=) c.window_start AND LOCALTIME OPERATOR(pg_catalog.<) c.window_end
+                      ELSE LOCALTIME OPERATOR(pg_catalog.>=) c.window_start OR LOCALTIME OPERATOR(pg_catalog.<) c.window_end END)
+         AND EXISTS (SELECT FROM kms_wrap.rewrap_jobs j
+                     WHERE j.campaign_id OPERATOR(pg_catalog.=) c.id AND j.status OPERATOR(pg_catalog.=) 'pending'
+                       AND j.next_attempt_at OPERATOR(pg_catalog.<=) pg_catalog.now())
+       ORDER BY c.priority DESC, c.id LIMIT 1),
+     j AS MATERIALIZED (
+       SELECT j.id FROM kms_wrap.rewrap_jobs j
+       WHERE j.campaign_id OPERATOR(pg_catalog.=) (SELECT c.id FROM c) AND j.status OPERATOR(pg_catalog.=) 'pending'
+         AND j.next_attempt_at OPERATOR(pg_catalog.<=) pg_catalog.now()
+       ORDER BY j.priority DESC, j.id LIMIT (SELECT c.n FROM c) FOR UPDATE SKIP LOCKED),
+     u AS (
+       UPDATE kms_wrap.rewrap_jobs
+       SET status = 'running', attempts = attempts OPERATOR(pg_catalog.+) 1, started_at = COALESCE(started_at, pg_catalog.now()),
+           lease_owner = $2, lease_until = pg_catalog.now() OPERATOR(pg_catalog.+) '10 minutes'::pg_catalog.interval
+       WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT j.id FROM j)) RETURNING 1),
+     p AS (
+       UPDATE kms_wrap.rewrap_campaigns r
+       SET started_at = COALESCE(r.started_at, pg_catalog.now()),
+           next_claim_at = CASE WHEN r.rate_per_second IS NULL THEN r.next_claim_at
+             ELSE pg_catalog.now() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => (SELECT pg_catalog.count(*) FROM u)::pg_catalog.float8
+                  OPERATOR(pg_catalog./) r.rate_per_second::pg_catalog.float8) END
+       FROM c WHERE r.id OPERATOR(pg_catalog.=) c.id AND (c.started_at IS NULL OR c.rate_per_second IS NOT NULL))
+     SELECT pg_catalog.count(*) FROM u";
+
+/// This session as the owner of leases.
+pub(crate) fn owner() -> Result<String, Failure> {
+    spi::first(spi::select(OWNER, &[], |row| row.next())?).ok_or_else(|| Failure::internal("session"))
+}
+
+/// Leases up to `batch_size` jobs of one campaign to this session; ends campaigns that have nothing left.
+pub(crate) fn claim(batch_size: i32) -> Result<i64, Failure> {
+    let owner = owner()?;
+    spi::execute(RECLAIM, &[])?;
+    let claim = || -> Result<i64, Failure> {
+        Ok(spi::first(spi::write(CLAIM, &[batch_size.into(), owner.as_str().into()], |row| row.next())?).unwrap_or(0))
+    };
+    let claimed = claim()?;
+    if claimed > 0 {
+        return Ok(claimed);
+    }
+    if campaign::queue_again()? > 0 { claim() } else { Ok(0) }
+}
+
+/// A job that this session holds.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    pub(crate) id: i64,
+    pub(crate) wrapper: i64,
+    pub(crate) target_kms1: Option<i64>,
+    pub(crate) target_kms2: Option<i64>,
+    pub(crate) target_layers: Option<Value>,
+    pub(crate) attempts: i32,
+    pub(crate) max_attempts: i32,
+}
+
+const LEASED: &str = "SELECT id, key_wrapper_id, target_kms1_key_id, target_kms2_key_id, target_layers, attempts, max_attempts
+     FROM kms_wrap.rewrap_jobs WHERE status OPERATOR(pg_catalog.=) 'running' AND lease_owner OPERATOR(pg_catalog.=) $1 ORDER BY id";
+
+/// The jobs that this session holds.
+pub(crate) fn leased() -> Result<Vec<Job>, Failure> {
+    spi::select(LEASED, &[owner()?.into()], |row| {
+        Ok(Job {
+            id: row.next()?,
+
+            wrapper: row.next()?,
+            target_kms1: row.opt()?,
+            target_kms2: row.opt()?,
+            target_layers: row.opt::<JsonB>()?.map(|json| json.0),
+            attempts: row.next()?,
+            max_attempts: row.next()?,
+        })
+    })
+}
+
+/// How a job ended, or when it is tried again.
+#[derive(Debug, Clone)]
+pub(crate) enum Verdict {
+    Done,
+    Retry(String),
+    Failed(String),
+}
+
+// Only jobs that are still leased to this session: a lease that ran out has been given to somebody else.
+const RECORD: &str = "WITH r AS (
+       UPDATE kms_wrap.rewrap_jobs j
+       SET status = v.status, last_error = v.error, lease_owner = NULL, lease_until = NULL,
+           finished_at = CASE WHEN v.status OPERATOR(pg_catalog.=) 'pending' THEN NULL ELSE pg_catalog.now() END,
+           next_attempt_at = CASE WHEN v.status OPERATOR(pg_catalog.<>) 'pending' THEN j.next_attempt_at
+             ELSE pg_catalog.now() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs =>
+                  LEAST(300, pg_catalog.power(2::pg_catalog.float8, j.attempts::pg_catalog.float8 OPERATOR(pg_catalog.-) 1::pg_catalog.float8))
+                  OPERATOR(pg_catalog.*) (0.5 OPERATOR(pg_catalog.+) pg_catalog.random())) END
+       FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)) AS v (id, status, error)
+       WHERE j.id OPERATOR(pg_catalog.=) v.id AND j.status OPERATOR(pg_catalog.=) 'running' AND j.lease_owner OPERATOR(pg_catalog.=) $4
+       RETURNING j.campaign_id, j.status, j.last_error)
+     UPDATE kms_wrap.rewrap_campaigns c
+     SET done = c.done OPERATOR(pg_catalog.+) s.done, failed = c.failed OPERATOR(pg_catalog.+) s.failed,
+         last_error = COALESCE(s.error, c.last_error)
+     FROM (SELECT r.campaign_id, pg_catalog.count(*) FILTER (WHERE r.status OPERATOR(pg_catalog.=) 'done') AS done,
+                  pg_catalog.count(*) FILTER (WHERE r.status OPERATOR(pg_catalog.=) 'failed') AS failed,
+                  pg_catalog.max(r.last_error) AS error FROM r GROUP BY r.campaign_id) s
+     WHERE c.id OPERATOR(pg_catalog.=) s.campaign_id";
+
+/// Records what became of leased jobs and gives the leases back.
+pub(crate) fn record(verdicts: &[(i64, Verdict)]) -> Result<(), Failure> {
+    let ids: Vec<i64> = verdicts.iter().map(|(id, _)| *id).collect();
+    let (mut statuses, mut errors) = (Vec::new(), Vec::new());
+    for (_, verdict) in verdicts {
+        let (status, error) = match verdict {
+            Verdict::Done => ("done", None),
+            Verdict::Retry(why) => ("pending", Some(why.clone())),
+            Verdict::Failed(why) => ("failed", Some(why.clone())),
+        };
+        statuses.push(status);
+        errors.push(error);
+    }
+    spi::execute(RECORD, &[ids.into(), statuses.into(), errors.into(), owner()?.into()])?;
+    Ok(())
+}
