@@ -27,6 +27,7 @@
 pub mod aead;
 pub mod codec;
 pub mod context;
+pub mod draft;
 pub mod entropy;
 pub mod error;
 pub mod kdf;

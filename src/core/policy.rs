@@ -125,12 +125,17 @@ pub fn choose(candidates: &[Candidate], min_layers: usize, max_layers: usize, dr
     let (kms1, kms2) = (one(Role::Kms1)?, one(Role::Kms2)?);
     let mut pool = usable(candidates, Role::Layer);
     let usable = pool.len();
-    let count = usable.min(max_layers);
+    let count = usable.min(max_layers).min(usize::from(super::slot::MAX_LAYERS));
     if count < min_layers {
         return Err(NoKey { role: Role::Layer, usable, needed: min_layers });
     }
-    let layers = (0..count).filter_map(|n| take_one(&mut pool, draw, n)).collect();
-    Ok(Choice { kms1, kms2, layers })
+    let layers: Vec<i64> = (0..count).filter_map(|n| take_one(&mut pool, draw, n)).collect();
+    // A key without weight cannot be drawn; fewer layers than there should be is not an answer.
+    if layers.len() < count {
+        Err(NoKey { role: Role::Layer, usable: layers.len(), needed: count })
+    } else {
+        Ok(Choice { kms1, kms2, layers })
+    }
 }
 
 /// The layer slots of a choice, with their numbers.

@@ -143,6 +143,34 @@ impl SlotHeader {
     }
 }
 
+/// The key that a slot gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotSpec {
+    /// Which slot.
+    pub slot: SlotNo,
+    /// The key's algorithm.
+    pub algorithm: Algorithm,
+    /// The key.
+    pub key_ref: KeyRef,
+    /// The encapsulation key of a layer.
+    pub encapsulation_key: Option<Vec<u8>>,
+}
+
+impl SlotSpec {
+    pub(super) fn header(&self, generation: u64) -> Result<SlotHeader, Error> {
+        if self.slot.layer_no().is_some() != self.algorithm.is_kem() || self.algorithm.is_kem() != self.encapsulation_key.is_some() {
+            return Err(Error::Invariant("slot and algorithm"));
+        }
+        Ok(SlotHeader {
+            slot: self.slot,
+            algorithm: self.algorithm,
+            key_ref: self.key_ref.clone(),
+            ek_sha256: self.encapsulation_key.as_ref().map(|ek| kdf::sha256(&[ek])),
+            generation,
+        })
+    }
+}
+
 /// The wrapper that a slot belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Binding {

@@ -12,14 +12,15 @@ use super::{
 use crate::{
     core::{
         context::Context,
+        draft::{Built, Draft, Spec},
         entropy::Entropy,
         kdf,
         path::Mode,
         policy::{Candidate, Choice, Draw, Role, Selection, choose, layer_slots},
         projection,
         secret::{Dek, Secret},
-        slot::{Container, SlotNo},
-        wrapper::{Built, Draft, Outcome, SlotSpec, Spec, Stored, Wrapper},
+        slot::{Container, SlotNo, SlotSpec},
+        wrapper::{Outcome, Stored, Wrapper},
     },
     provider::{binds_aad, entropy::SystemEntropy},
 };

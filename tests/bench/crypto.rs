@@ -16,12 +16,13 @@
 use kms_wrap::{
     core::{
         context::Context,
+        draft::{Built, Draft, Spec},
         entropy::Entropy,
         path::Mode,
         secret::{Dek, Share},
-        slot::{self, KeyRef, SlotNo},
+        slot::{self, KeyRef, SlotNo, SlotSpec},
         suite::Algorithm,
-        wrapper::{Built, Draft, Outcome, SlotSpec, Spec, Stored, Wrapper},
+        wrapper::{Outcome, Stored, Wrapper},
     },
     provider::{
         entropy::SystemEntropy,

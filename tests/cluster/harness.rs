@@ -100,6 +100,11 @@ impl Cluster {
         fs::read(self.dir.join("log")).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
+    /// Where PostgreSQL's programs are.
+    pub(crate) fn bindir(&self) -> String {
+        postgres().bindir.display().to_string()
+    }
+
     /// Adds settings to postgresql.conf; they count from the next start, or [`Cluster::reload`].
     pub(crate) fn set(&self, settings: &[(&str, &str)]) {
         let mut file = fs::OpenOptions::new().append(true).open(self.dir.join("data/postgresql.conf")).expect("postgresql.conf");
@@ -270,13 +275,32 @@ impl Cluster {
 
     /// Copies the root key files from another cluster, as whoever restores a backup has to.
     pub(crate) fn copy_keys_from(&self, other: &Self) {
-        let target = self.key_dir().display().to_string();
-        self.run_program(Path::new("cp"), &["-a", &other.key_dir().display().to_string(), &target]);
+        self.copy(&other.key_dir(), &self.key_dir());
+    }
+
+    /// Copies a file or directory as the server's user.
+    pub(crate) fn copy(&self, from: &Path, to: &Path) {
+        self.run_program(Path::new("cp"), &["-a", &from.display().to_string(), &to.display().to_string()]);
+    }
+
+    /// Makes a directory that belongs to the server's user, in the cluster's own.
+    pub(crate) fn make_dir(&self, name: &str) -> String {
+        let path = self.path(name);
+        self.run_program(Path::new("mkdir"), &["-m", "700", &path]);
+        path
     }
 
     /// Runs one of PostgreSQL's programs against this cluster; it has to succeed. Gives what it printed.
     pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> String {
         self.run_program(&postgres().bindir.join(program), arguments)
+    }
+
+    /// As [`Cluster::run`], in this directory instead of `/`.
+    pub(crate) fn run_in(&self, directory: &str, program: &str, arguments: &[&str]) -> String {
+        let mut command = self.command(program);
+        command.current_dir(directory).args(arguments);
+        let output = self.feed(&mut command, b"");
+        text_of(&command, &output)
     }
 
     fn run_program(&self, program: &Path, arguments: &[&str]) -> String {

@@ -15,8 +15,10 @@
 #![allow(dead_code)]
 
 mod crash;
+mod dump;
 mod fixture;
 mod harness;
+mod install;
 mod process;
 mod psql;
 mod smoke;

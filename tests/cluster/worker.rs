@@ -303,8 +303,13 @@ fn wrappers_that_do_not_open_stop_nobody() {
                   FROM kms_wrap.rewrap_jobs WHERE status = 'failed'";
     assert_eq!(cluster.psql(failed).unwrap(), format!("{bad}|t|1"));
     // They stay as they were, and the others are what they were.
-    assert_eq!(cluster.psql(&format!("SELECT count(*) FROM kms_wrap.key_wrappers WHERE id IN ({bad}) AND kms1_key_id = 1000")).unwrap(), "5");
-    let others = format!("SELECT count(*) FROM kms_wrap.kw_verify() v JOIN kms_wrap.key_wrappers w ON w.wrapper_uuid = v.wrapper::text WHERE v.ok AND w.id NOT IN ({bad})");
+    assert_eq!(
+        cluster.psql(&format!("SELECT count(*) FROM kms_wrap.key_wrappers WHERE id IN ({bad}) AND kms1_key_id = 1000")).unwrap(),
+        "5"
+    );
+    let others = format!(
+        "SELECT count(*) FROM kms_wrap.kw_verify() v JOIN kms_wrap.key_wrappers w ON w.wrapper_uuid = v.wrapper::text WHERE v.ok AND w.id NOT IN ({bad})"
+    );
     assert_eq!(cluster.psql(&others).unwrap(), "295");
     let health = "SELECT status, detail FROM kms_wrap.kw_health() WHERE component = 'jobs'";
     assert!(cluster.psql(health).unwrap().starts_with("yellow|"), "{}", cluster.psql(health).unwrap());

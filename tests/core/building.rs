@@ -5,12 +5,12 @@ use super::{
     kms::{Kms, key_ref},
 };
 use kms_wrap::core::{
+    draft::{Draft, Spec},
     error::Error,
     path::Mode,
     secret::Dek,
-    slot::SlotNo,
+    slot::{SlotNo, SlotSpec},
     suite::Algorithm,
-    wrapper::{Draft, SlotSpec, Spec},
 };
 
 fn spec(mode: Mode, slots: Vec<SlotSpec>) -> Spec {

@@ -7,12 +7,13 @@ use super::{
 };
 use kms_wrap::core::{
     context::Context,
+    draft::{Draft, Spec},
     kdf,
     path::Mode,
     secret::Dek,
-    slot::SlotNo,
+    slot::{SlotNo, SlotSpec},
     suite::Algorithm,
-    wrapper::{Draft, SlotSpec, Spec, Unopened},
+    wrapper::Unopened,
 };
 use serde_json::json;
 use std::sync::LazyLock;

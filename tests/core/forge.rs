@@ -1,4 +1,4 @@
-//! A wrapper put together by hand, by somebody who holds all keys: what [`kms_wrap::core::wrapper::Draft`] would never make.
+//! A wrapper put together by hand, by somebody who holds all keys: what [`kms_wrap::core::draft::Draft`] would never make.
 
 use super::{entropy::Stream, fixtures, kms::Kms, row::Row};
 use kms_wrap::core::{

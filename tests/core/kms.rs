@@ -6,9 +6,9 @@ use kms_wrap::core::{
     error::Error,
     kem::{self, PrivateKey},
     secret::Share,
-    slot::{self, Container, KeyRef, SlotNo},
+    slot::{self, Container, KeyRef, SlotNo, SlotSpec},
     suite::Algorithm,
-    wrapper::{Outcome, SlotSpec, Unopened, Wrapper},
+    wrapper::{Outcome, Unopened, Wrapper},
 };
 
 pub enum Key {

@@ -1,9 +1,10 @@
 //! A wrapper as the catalog holds it, and the editor of a thief with write access: one part changes, framing stays valid.
 
 use kms_wrap::core::{
+    draft::Built,
     path::PathData,
     slot::{Container, SlotNo},
-    wrapper::{Built, Stored},
+    wrapper::Stored,
 };
 
 /// What [`Stored`] borrows.

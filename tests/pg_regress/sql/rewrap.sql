@@ -24,7 +24,7 @@ CREATE FUNCTION shown() RETURNS TABLE (name text, generation bigint, wrap_versio
 LANGUAGE sql AS $$
     SELECT w.name, kw.generation, kw.wrap_version, k1.external_key_ref, k2.external_key_ref, l.layers,
         kms_wrap.kw_unwrap(w.wrapper, '{"tenant": "7"}') = w.dek,
-        (kw.wrapper_uuid, kw.dek_fingerprint, kw.epoch, kw.status, kw.purpose, kw.policy_id, kw.created_at, kw.crypto_suite - 'slots') = (SELECT b FROM before b WHERE b.wrapper_uuid = kw.wrapper_uuid)
+        EXISTS (SELECT FROM before b WHERE ROW(b.*) = ROW(kw.wrapper_uuid, kw.dek_fingerprint, kw.epoch, kw.status, kw.purpose, kw.policy_id, kw.created_at, kw.crypto_suite - 'slots'))
     FROM w JOIN kms_wrap.key_wrappers kw ON kw.wrapper_uuid = w.wrapper::text
     JOIN kms_wrap.kms_keys k1 ON k1.id = kw.kms1_key_id
     JOIN kms_wrap.kms_keys k2 ON k2.id = kw.kms2_key_id
@@ -60,6 +60,7 @@ SELECT md5(string_agg(kw::text || l::text, '' ORDER BY kw.id, l.id)) AS rows FRO
 \setenv PGDATABASE :DBNAME
 \setenv REWRAP 'SELECT kms_wrap.kw_rewrap(wrapper, k.id) AS generation FROM w, kms_wrap.kms_keys k WHERE w.name = $$split$$ AND k.external_key_ref = $$a2$$'
 \! psql -X -q -c "$REWRAP" 2>&1 | sed -E 's/[0-9a-f]{8}-[0-9a-f-]{27}/<uuid>/'
+SET client_min_messages = warning;
 SELECT kms_wrap.kw_rewrap(wrapper, :a2, :b1, jsonb_build_object('1', :m1)) AS generation FROM w WHERE name = 'split' \g /dev/null
 SELECT md5(string_agg(kw::text || l::text, '' ORDER BY kw.id, l.id)) = :'rows' AS unchanged FROM kms_wrap.key_wrappers kw JOIN kms_wrap.key_wrapper_layers l ON l.key_wrapper_id = kw.id;
 
