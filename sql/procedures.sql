@@ -24,33 +24,35 @@ BEGIN
 END
 $function$;
 
+-- It runs with its caller's search_path, where another schema may hold an operator that fits better: hence every operator by its full name.
 CREATE PROCEDURE kms_wrap.kw_run_jobs(max_batches integer DEFAULT NULL, batch_size integer DEFAULT 200)
 LANGUAGE plpgsql AS $procedure$
 DECLARE
-    batches integer := 0;
-    claimed integer;
-    wait double precision;
-    idle_until timestamptz;
+    batches pg_catalog.int4 := 0;
+    claimed pg_catalog.int4;
+    wait pg_catalog.float8;
+    idle_until pg_catalog.timestamptz;
 BEGIN
-    IF max_batches < 1 OR batch_size IS NULL OR batch_size < 1 THEN
+    IF max_batches OPERATOR(pg_catalog.<) 1 OR batch_size IS NULL OR batch_size OPERATOR(pg_catalog.<) 1 THEN
         RAISE EXCEPTION 'max_batches and batch_size must be greater than 0' USING ERRCODE = '22023';
     END IF;
-    WHILE max_batches IS NULL OR batches < max_batches LOOP
+    WHILE max_batches IS NULL OR batches OPERATOR(pg_catalog.<) max_batches LOOP
         claimed := kms_wrap.kw_jobs_claim(batch_size);
         -- Gives the row locks back before a provider is called; the lease keeps others off.
         COMMIT;
-        IF claimed > 0 THEN
+        IF claimed OPERATOR(pg_catalog.>) 0 THEN
             idle_until := NULL;
-            batches := batches + 1;
+            batches := batches OPERATOR(pg_catalog.+) 1;
             PERFORM kms_wrap.kw_jobs_work();
             COMMIT;
         ELSE
             wait := kms_wrap.kw_jobs_wait();
             EXIT WHEN wait IS NULL;
             -- Jobs that are due but can't be had are another session's. It may also move the moment on and on; hence the bound.
-            idle_until := COALESCE(idle_until, pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => wait + 15));
-            EXIT WHEN pg_catalog.clock_timestamp() > idle_until;
-            PERFORM pg_catalog.pg_sleep(LEAST(GREATEST(wait, 0.1), 1));
+            idle_until := COALESCE(idle_until, pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+)
+                pg_catalog.make_interval(secs => wait OPERATOR(pg_catalog.+) 15::pg_catalog.float8));
+            EXIT WHEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>) idle_until;
+            PERFORM pg_catalog.pg_sleep(LEAST(GREATEST(wait, 0.1::pg_catalog.float8), 1::pg_catalog.float8));
             COMMIT;
         END IF;
     END LOOP;

@@ -64,7 +64,7 @@ BEGIN
             IF kms_wrap.kw_key_in_use(OLD.id, true) THEN
                 RAISE EXCEPTION 'kms key % is needed by live wrappers', OLD.id
                     USING ERRCODE = '55000',
-                          HINT = format('Rewrap them to another key first with kms_wrap.kw_schedule_rewrap(from_key => %s); '
+                          HINT = format('Rewrap them to another key first with kms_wrap.kw_schedule_rewrap(from_key => %s, ...) and a target key (retired wrappers set back to rotated); '
                                         'kms_wrap.vw_kms_key_dependents counts them.', OLD.id);
             END IF;
         END IF;
@@ -86,7 +86,7 @@ BEGIN
     IF kms_wrap.kw_key_in_use(OLD.id, true) THEN
         RAISE EXCEPTION 'kms key % is needed by live wrappers', OLD.id
             USING ERRCODE = '55000',
-                  HINT = format('Rewrap them to another key first with kms_wrap.kw_schedule_rewrap(from_key => %s); '
+                  HINT = format('Rewrap them to another key first with kms_wrap.kw_schedule_rewrap(from_key => %s, ...) and a target key (retired wrappers set back to rotated); '
                                 'kms_wrap.vw_kms_key_dependents counts them.', OLD.id);
     END IF;
 
@@ -186,7 +186,7 @@ BEGIN
         IF kms_wrap.kw_key_in_use(key, true) THEN
             RAISE EXCEPTION 'stored key "%" is needed by live wrappers', OLD.key_id
                 USING ERRCODE = '55000',
-                      HINT = format('Rewrap them to another key first with kms_wrap.kw_schedule_rewrap(from_key => %s); '
+                      HINT = format('Rewrap them to another key first with kms_wrap.kw_schedule_rewrap(from_key => %s, ...) and a target key (retired wrappers set back to rotated); '
                                     'kms_wrap.vw_kms_key_dependents counts them.', key);
         END IF;
     END LOOP;

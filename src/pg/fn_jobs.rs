@@ -1,4 +1,4 @@
-//! SQL functions on campaigns and jobs. Their reference is COMMENT ON FUNCTION in `sql/comments_functions.sql`.
+//! SQL functions on campaigns and jobs. Their reference is COMMENT ON FUNCTION in `sql/finalize.sql`.
 
 use super::{
     catalog::{
@@ -6,11 +6,12 @@ use super::{
         job, key, policy, setup, wrapper,
     },
     jobs,
+    json_arg::JsonArg,
     report::{Failure, required},
     rewrap::Targets,
 };
 use pgrx::{
-    JsonB, Uuid,
+    Uuid,
     datum::{Interval, Time, TimestampWithTimeZone},
     default, notice, pg_extern,
     pg_sys::panic::ErrorReport,
@@ -28,7 +29,7 @@ fn kw_schedule_rewrap(
     older_than: default!(Option<Interval>, "NULL"),
     target_kms1: default!(Option<i64>, "NULL"),
     target_kms2: default!(Option<i64>, "NULL"),
-    target_layers: default!(Option<JsonB>, "NULL"),
+    target_layers: default!(Option<JsonArg>, "NULL"),
     verb: default!(Option<&str>, "'rewrap'"),
     scheduled_at: default!(Option<TimestampWithTimeZone>, "NULL"),
     rate_per_second: default!(Option<i32>, "NULL"),
@@ -52,7 +53,7 @@ fn kw_schedule_rewrap(
         (Some(start), Some(end)) if start != end => Some((start, end)),
         _ => return Err(Failure::bad_argument("invalid time window", "window_start and window_end go together and must differ.").into()),
     };
-    let target_layers = target_layers.map(|json| json.0);
+    let target_layers = target_layers.map(|json| json.value("target_layers")).transpose()?;
     let targets = Targets::new(target_kms1, target_kms2, target_layers.as_ref())?;
     let selector = selector(wrapper, from_key, from_provider, policy, older_than)?;
     check_targets(&targets, selector.policy)?;

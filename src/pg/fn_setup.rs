@@ -1,10 +1,11 @@
-//! SQL functions that set up root keys, providers, keys and policies. Their reference is COMMENT ON FUNCTION in `sql/comments_functions.sql`.
+//! SQL functions that set up root keys, providers, keys and policies. Their reference is COMMENT ON FUNCTION in `sql/finalize.sql`.
 
 use super::{
     catalog::{
         key, policy,
         setup::{self as rows, NewPolicy},
     },
+    json_arg::JsonArg,
     quickstart,
     report::{Failure, name as checked, required},
     setup,
@@ -14,18 +15,11 @@ use crate::core::{
     policy::{Role, Selection},
     slot::MAX_LAYERS,
 };
-use pgrx::{JsonB, default, iter::TableIterator, name, pg_extern, pg_sys::panic::ErrorReport, search_path};
+use pgrx::{default, iter::TableIterator, name, pg_extern, pg_sys::panic::ErrorReport, search_path};
 
 #[pg_extern(parallel_unsafe, cost = 1000)]
 fn kw_create_root_key(name: Option<&str>) -> Result<String, ErrorReport> {
-    let name = required("name", name)?;
-    // SAFETY: looks up the current user's attribute; called inside a transaction.
-    #[allow(unsafe_code)]
-    let superuser = unsafe { pgrx::pg_sys::superuser() };
-    if !superuser {
-        return Err(Failure::superuser_only("kw_create_root_key").into());
-    }
-    Ok(setup::create_root_key(name)?.to_string())
+    Ok(setup::create_root_key(required("name", name)?)?.to_string())
 }
 
 #[pg_extern(parallel_unsafe, cost = 1000)]
@@ -39,14 +33,14 @@ fn kw_rotate_root_key(provider: Option<&str>, new_root_key: Option<&str>) -> Res
 fn kw_add_provider(
     name: Option<&str>,
     kind: Option<&str>,
-    config: default!(Option<JsonB>, "'{}'"),
+    config: default!(Option<JsonArg>, "'{}'"),
     location: default!(Option<&str>, "NULL"),
     project_tenant: default!(Option<&str>, "NULL"),
     trust_domain: default!(Option<&str>, "NULL"),
 ) -> Result<i64, ErrorReport> {
     let name = checked("name", name, 100)?;
     let kind = required("kind", kind)?;
-    let config = required("config", config)?.0;
+    let config = required("config", config)?.value("config")?;
     let optional = |argument, value: Option<_>, limit| value.map(|v| checked(argument, Some(v), limit)).transpose();
     let location = optional("location", location, 100)?;
     let project_tenant = optional("project_tenant", project_tenant, 150)?;

@@ -1,7 +1,7 @@
-//! SQL functions that look and report. Their reference is COMMENT ON FUNCTION in `sql/comments_functions.sql`.
+//! SQL functions that look and report. Their reference is COMMENT ON FUNCTION in `sql/finalize.sql`.
 
 use super::{
-    catalog::{campaign::Selector, key, policy, setup},
+    catalog::{campaign::Selector, key, policy, setup, wrapper},
     health,
     verify::Walk,
 };
@@ -28,7 +28,7 @@ fn kw_verify(
     ErrorReport,
 > {
     let mut walk = Walk::new(Selector {
-        wrapper,
+        wrapper: wrapper.map(|uuid| wrapper::by_uuid(uuid).map(|_| uuid)).transpose()?,
         from_key: from_key.map(|id| key::by_id(id).map(|key| key.id)).transpose()?,
         from_provider: from_provider.map(setup::provider_id).transpose()?,
         policy: policy.map(|name| policy::by_name(name).map(|p| p.id)).transpose()?,

@@ -1,8 +1,10 @@
-//! SQL functions on wrappers. Their reference is COMMENT ON FUNCTION in `sql/comments_functions.sql`.
+//! SQL functions on wrappers. Their reference is COMMENT ON FUNCTION in `sql/finalize.sql`.
 
 use super::{
     catalog::{key, policy, wrapper},
-    describe, make, open,
+    describe,
+    json_arg::JsonArg,
+    make, open,
     report::{Failure, required},
     rewrap::{self, Targets},
 };
@@ -10,7 +12,7 @@ use crate::core::{
     context::{Context, ContextError, MAX_PAIR_BYTES, MAX_PAIRS},
     secret::{DEK_LENGTHS, Dek},
 };
-use pgrx::{JsonB, Uuid, default, iter::TableIterator, name, notice, pg_extern, pg_sys::panic::ErrorReport, search_path};
+use pgrx::{Uuid, default, iter::TableIterator, name, notice, pg_extern, pg_sys::panic::ErrorReport, search_path};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -19,7 +21,7 @@ use zeroize::Zeroizing;
 fn kw_wrap_dek(
     policy: default!(Option<&str>, "'default'"),
     dek: default!(Option<&[u8]>, "NULL"),
-    context: default!(Option<JsonB>, "'{}'"),
+    context: default!(Option<JsonArg>, "'{}'"),
 ) -> Result<Uuid, ErrorReport> {
     let dek = dek.map(checked_dek).transpose()?;
     let context = checked_context(context)?;
@@ -29,18 +31,19 @@ fn kw_wrap_dek(
 
 #[pg_extern(volatile, parallel_unsafe, cost = 1000)]
 #[search_path(pg_catalog, pg_temp)]
-fn kw_unwrap(wrapper: Option<Uuid>, context: default!(Option<JsonB>, "'{}'")) -> Result<Vec<u8>, ErrorReport> {
+fn kw_unwrap(wrapper: Option<Uuid>, context: default!(Option<JsonArg>, "'{}'")) -> Result<Vec<u8>, ErrorReport> {
     let context = checked_context(context)?;
     let row = wrapper::by_uuid(required("wrapper", wrapper)?)?;
     open::check_status(&row)?;
     let keys = key::by_ids(&row.key_ids().collect::<Vec<_>>())?;
     let parsed = open::parse(&row)?;
-    let dek = open::open(&row, &parsed, &keys, false)?;
-    // After opening, so that a wrong context takes as long as a wrong key.
-    if !bool::from(parsed.ctx_sha256().ct_eq(&context.sha256())) {
+    let same_context = bool::from(parsed.ctx_sha256().ct_eq(&context.sha256()));
+    // Opened in any case, so that a wrong context takes as long as a wrong key; and it wins over a provider that cannot be reached.
+    let opened = open::open(&row, &parsed, &keys, false);
+    if !same_context {
         return Err(Failure::does_not_open().into());
     }
-    Ok(dek.expose().to_vec())
+    Ok(opened?.expose().to_vec())
 }
 
 #[pg_extern(parallel_unsafe, cost = 1000)]
@@ -49,10 +52,10 @@ fn kw_rewrap(
     wrapper: Option<Uuid>,
     target_kms1: default!(Option<i64>, "NULL"),
     target_kms2: default!(Option<i64>, "NULL"),
-    target_layers: default!(Option<JsonB>, "NULL"),
+    target_layers: default!(Option<JsonArg>, "NULL"),
 ) -> Result<i64, ErrorReport> {
     let wrapper = required("wrapper", wrapper)?;
-    let targets = Targets::new(target_kms1, target_kms2, target_layers.map(|json| json.0).as_ref())?;
+    let targets = Targets::new(target_kms1, target_kms2, target_layers.map(|json| json.value("target_layers")).transpose()?.as_ref())?;
     let row = wrapper::by_uuid(wrapper)?;
     open::check_status(&row)?;
     let (generation, rewritten) = rewrap::rewrap_one(row, targets)?;
@@ -85,10 +88,10 @@ fn checked_dek(dek: &[u8]) -> Result<Dek, Failure> {
     Dek::from_bytes(Zeroizing::new(dek.to_vec())).ok_or_else(|| Failure::internal("DEK length"))
 }
 
-fn checked_context(context: Option<JsonB>) -> Result<Context, Failure> {
-    let context = required("context", context)?;
+fn checked_context(context: Option<JsonArg>) -> Result<Context, Failure> {
+    let context = required("context", context)?.value("context")?;
     let bad = |limit: &str| Failure::bad_argument("invalid value for argument \"context\"", limit);
-    Context::from_json(&context.0).map_err(|error| match error {
+    Context::from_json(&context).map_err(|error| match error {
         ContextError::NotAnObject => bad("It must be a JSON object of strings, such as {\"tenant\": \"7\"}."),
         ContextError::NotAString => bad("Its values must be strings: no numbers, no nesting, no null."),
         ContextError::TooManyPairs => {

@@ -61,6 +61,9 @@ pub(crate) fn init(preloaded: bool) {
     // SAFETY: called once from _PG_init with a static, NUL-terminated prefix.
     #[allow(unsafe_code)]
     unsafe {
+        #[cfg(any(feature = "pg13", feature = "pg14"))]
+        pg_sys::EmitWarningsOnPlaceholders(c"kms_wrap".as_ptr());
+        #[cfg(not(any(feature = "pg13", feature = "pg14")))]
         pg_sys::MarkGUCPrefixReserved(c"kms_wrap".as_ptr());
     }
 }

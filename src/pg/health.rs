@@ -1,16 +1,16 @@
 //! kw_health: one row a component, green or what to do about it.
 
 use super::{
-    catalog::{key, policy, watch},
+    catalog::{
+        key::{self, Key},
+        policy, watch,
+    },
     gucs, kms,
     make::check_domains,
     report::Failure,
-    setup,
+    setup, spi,
 };
-use crate::{
-    core::path::Mode,
-    provider::{local::KIND, root_key::RootKeyError},
-};
+use crate::provider::{local::KIND, root_key::RootKeyError};
 
 /// A component's state.
 pub(crate) struct Finding {
@@ -37,14 +37,14 @@ fn finding(
 
 /// Looks at everything.
 pub(crate) fn findings() -> Result<Vec<Finding>, Failure> {
-    let providers = watch::providers()?;
+    let (providers, keys) = (watch::providers()?, key::all()?);
     let mut all = vec![key_directory()];
     all.extend(root_keys(&providers));
     for provider in &providers {
-        all.push(provider_state(provider)?);
+        all.push(provider_state(provider, &keys)?);
     }
     all.extend(one_host(&providers));
-    all.extend(key_states()?);
+    all.extend(key_states(&keys));
     for name in watch::policy_names()? {
         all.push(policy_state(&name)?);
     }
@@ -92,10 +92,16 @@ fn root_keys(providers: &[watch::ProviderRow]) -> Vec<Finding> {
             Err(_) => finding("root key", &name, "yellow", "not a root key", "Remove it from the key directory"),
         }
     };
-    directory.names().into_iter().map(describe).collect()
+    let mut findings: Vec<_> = directory.names().into_iter().map(describe).collect();
+    findings.extend(
+        directory.leftovers().into_iter().map(|name| {
+            finding("root key", name, "yellow", "a temporary copy that a crash left behind", "Remove it from the key directory")
+        }),
+    );
+    findings
 }
 
-fn provider_state(provider: &watch::ProviderRow) -> Result<Finding, Failure> {
+fn provider_state(provider: &watch::ProviderRow, keys: &[Key]) -> Result<Finding, Failure> {
     let name = provider.name.as_str();
     if provider.kind != KIND {
         return Ok(finding("provider", name, "red", format!("kind {} is not supported by this version", provider.kind), "Update kms_wrap"));
@@ -119,6 +125,11 @@ fn provider_state(provider: &watch::ProviderRow) -> Result<Finding, Failure> {
             format!("{missing} of its keys have no row in sym_key or asym_key"),
             "Restore these rows from a backup",
         ));
+    }
+    for key in keys.iter().filter(|k| k.provider == name) {
+        if let Some(Err(failure)) = key.sealed.as_ref().map(|sealed| kms::check_key(name, sealed)) {
+            return Ok(finding("provider", name, "red", failure.one_line(), "Restore this row of sym_key or asym_key from a backup"));
+        }
     }
     if !provider.is_enabled {
         return Ok(finding("provider", name, "yellow", "disabled", "Set is_enabled in kms_wrap.kms_providers to use it again"));
@@ -157,15 +168,14 @@ fn one_host(providers: &[watch::ProviderRow]) -> Option<Finding> {
     })
 }
 
-fn key_states() -> Result<Vec<Finding>, Failure> {
-    let keys = key::all()?;
+fn key_states(keys: &[Key]) -> Vec<Finding> {
     let compromised = keys.iter().filter(|k| k.status == key::KeyStatus::Compromised);
-    Ok(compromised
+    compromised
         .map(|k| {
             let action = format!("Move its wrappers away with kw_schedule_rewrap(from_key => {}, ...), then destroy it", k.id);
             finding("key", k.label(), "red", "compromised", action)
         })
-        .collect())
+        .collect()
 }
 
 fn policy_state(name: &str) -> Result<Finding, Failure> {
@@ -196,10 +206,7 @@ fn policy_state(name: &str) -> Result<Finding, Failure> {
     }
     let level = policy.min_nist_level.unwrap_or(1);
     let strong = layers.iter().any(|k| k.algorithm.nist_level().is_some_and(|n| n >= level));
-    let mode = match policy.mode {
-        Mode::Split => "split",
-        Mode::Redundant => "redundant",
-    };
+    let mode = policy.mode.name();
     let detail = format!("{mode}, {} + {} KMS keys, {} layer keys usable", kms1.len(), kms2.len(), layers.len());
     if strong {
         return Ok(green("policy", name, detail));
@@ -247,6 +254,9 @@ fn floors() -> Result<Finding, Failure> {
 fn worker() -> Result<Finding, Failure> {
     let (database, running) = watch::worker()?;
     let named = gucs::worker_databases().contains(&database);
+    if spi::in_recovery() {
+        return Ok(green("worker", database, "standby: jobs run on the primary"));
+    }
     Ok(match (super::init::is_preloaded(), named, running) {
         (_, true, n) if n > 0 => green("worker", database, "running"),
         (true, true, _) => {

@@ -71,10 +71,12 @@ impl Moved {
         let versions: Vec<_> = ready.iter().map(|r| (r.id, r.kms1, r.kms2, r.generation)).collect();
         let taken = wrapper::taken_versions(&versions)?;
         ready.retain(|r| !taken.contains(&r.id));
+        let free = wrapper::lock_free(&ready.iter().map(|r| r.id).collect::<Vec<_>>())?;
+        ready.retain(|r| free.contains(&r.id));
         let written = rewrap::write(ready)?;
         for (id, ..) in versions {
             if let Some(job) = by_wrapper.get(&id) {
-                // Not written: another session was quicker, or the drawn version is taken. Either way the next attempt sees what is there.
+                // Not written: another session was quicker or holds the row, or the drawn version is taken. Either way the next attempt sees what is there.
                 let done = if written.contains(&id) { Verdict::Done } else { verdict(job, &Failure::changed()) };
                 verdicts.push((job.id, done));
             }

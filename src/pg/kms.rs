@@ -49,6 +49,11 @@ pub(crate) fn check_root(provider: &str, root: &RootRef) -> Result<(), Failure> 
     with_local(|local| local.check_root(root)).map_err(|e| Failure::provider(provider, &e))
 }
 
+/// Fails unless a local key's sealed bytes open under its root key.
+pub(crate) fn check_key(provider: &str, key: &SealedKey) -> Result<(), Failure> {
+    with_local(|local| local.check_key(key)).map_err(|e| Failure::provider(provider, &e))
+}
+
 /// Wraps shares under a KMS key.
 pub(crate) fn wrap(key: &Key, items: &[(&Share, &[u8])]) -> Result<Vec<Vec<u8>>, Failure> {
     let sealed = sealed(key).map_err(|e| Failure::provider(&key.provider, &e))?;

@@ -22,6 +22,7 @@ mod gucs;
 mod health;
 mod init;
 mod jobs;
+mod json_arg;
 mod kms;
 mod make;
 mod open;

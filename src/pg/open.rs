@@ -121,7 +121,9 @@ pub(crate) fn barred(key: &Key, intent: Intent) -> Option<Failure> {
         }
         KeyStatus::Active | KeyStatus::Retired => return None,
         KeyStatus::Compromised if intent == Intent::MoveAway => return None,
-        KeyStatus::Compromised => "Move its wrappers to another key with kms_wrap.kw_schedule_rewrap(from_key => ...).".to_owned(),
+        KeyStatus::Compromised => {
+            format!("Move its wrappers away with kms_wrap.kw_schedule_rewrap(from_key => {}, ...) and a target key for their slot.", key.id)
+        }
         KeyStatus::Disabled => format!("Enable it with kms_wrap.kw_set_key_status({}, 'active').", key.id),
         KeyStatus::Destroyed => "A destroyed key never comes back.".to_owned(),
     };
@@ -140,15 +142,19 @@ pub(crate) fn open(row: &WrapperRow, wrapper: &Wrapper, keys: &HashMap<i64, Key>
         slot_keys.push(slot_key(row, slot, keys)?);
     }
     let mut outcomes: Vec<Outcome> = slots.iter().map(|_| Outcome::Missing).collect();
-    let mut obstacle = None;
+    let (mut obstacle, mut refusal) = (None, None);
     let mut ask = |i: usize| {
         let (Some(slot), Some(key), Some(outcome)) = (slots.get(i), slot_keys.get(i), outcomes.get_mut(i)) else {
             return Err(Failure::internal("slots and keys"));
         };
         *outcome = match share(wrapper, slot, key) {
             Ok(outcome) => outcome,
-            Err(failure) => {
+            Err(NoShare::Obstacle(failure)) => {
                 obstacle.get_or_insert(failure);
+                Outcome::Missing
+            }
+            Err(NoShare::Refusal(failure)) => {
+                refusal.get_or_insert(failure);
                 Outcome::Missing
             }
         };
@@ -161,25 +167,41 @@ pub(crate) fn open(row: &WrapperRow, wrapper: &Wrapper, keys: &HashMap<i64, Key>
     if every_path || wrapper.mode() == Mode::Split || first_is_missing {
         ask(1)?;
     }
-    match wrapper.open(&outcomes) {
-        Ok(dek) if !every_path => Ok(dek),
-        // Asked for every path: an obstacle on one of them is a finding, even though the other path opened.
-        Ok(dek) => obstacle.map_or(Ok(dek), Err),
-        Err(Unopened::DoesNotOpen) => Err(Failure::does_not_open()),
-        Err(Unopened::Incomplete) => Err(obstacle.unwrap_or_else(Failure::does_not_open)),
+    let opened = wrapper.open(&outcomes);
+    if matches!(opened, Err(Unopened::DoesNotOpen)) {
+        return Err(Failure::does_not_open());
+    }
+    // No other path makes up for a key that answers wrongly; and whoever asks for every path wants to hear of an obstacle on any.
+    if let Some(failure) = refusal.or(if every_path { obstacle.take() } else { None }) {
+        return Err(failure);
+    }
+    opened.map_err(|_| obstacle.unwrap_or_else(Failure::does_not_open))
+}
+
+/// Why a slot gave no answer.
+enum NoShare {
+    /// Its provider cannot be reached, or an operator put the key out of use: the other path of a redundant wrapper may open.
+    Obstacle(Failure),
+    /// Its provider refuses, or the key may only be moved away from: that is for a person to look at.
+    Refusal(Failure),
+}
+
+impl From<Failure> for NoShare {
+    fn from(failure: Failure) -> Self {
+        Self::Refusal(failure)
     }
 }
 
-/// Asks one slot's key. `Err` for a key that cannot be asked.
-fn share(wrapper: &Wrapper, slot: &Container, key: &Key) -> Result<Outcome, Failure> {
+/// Asks one slot's key.
+fn share(wrapper: &Wrapper, slot: &Container, key: &Key) -> Result<Outcome, NoShare> {
     if let Some(failure) = barred(key, Intent::Use) {
-        return Err(failure);
+        let put_out_of_use = !key.provider_enabled || matches!(key.status, KeyStatus::Disabled | KeyStatus::Destroyed);
+        return Err(if put_out_of_use { NoShare::Obstacle(failure) } else { NoShare::Refusal(failure) });
     }
-    let aad = wrapper.slot_aad(slot.header.slot)?;
+    let aad = wrapper.slot_aad(slot.header.slot).map_err(Failure::from)?;
     match kms::open_shares(key, &[(&slot.blob, &aad)]) {
         Ok(shares) => Ok(shares.into_iter().next().flatten().map_or(Outcome::Failed, Outcome::Share)),
-        Err(error @ (ProviderError::Unavailable(_) | ProviderError::Denied(_) | ProviderError::Malformed(_))) => {
-            Err(Failure::provider(&key.provider, &error))
-        }
+        Err(error @ ProviderError::Unavailable(_)) => Err(NoShare::Obstacle(Failure::provider(&key.provider, &error))),
+        Err(error) => Err(NoShare::Refusal(Failure::provider(&key.provider, &error))),
     }
 }

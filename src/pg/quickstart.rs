@@ -73,7 +73,7 @@ pub(crate) fn run() -> Result<Vec<(String, String)>, Failure> {
 fn root_key(name: &str) -> Result<String, Failure> {
     let directory = super::kms::key_directory();
     if directory.names().iter().any(|n| n == name) {
-        let root = setup::root_ref(name)?;
+        let root = setup::root_ref("quickstart", name)?;
         pgrx::notice!("root key \"{name}\" (fingerprint {}) exists and no provider of this database uses it: adopted", root.fingerprint);
         return Ok(root.fingerprint.to_string());
     }

@@ -60,6 +60,12 @@ impl Failure {
         Self::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("must be superuser to call {function}"))
     }
 
+    /// 25006: a standby writes nothing.
+    pub(crate) fn read_only() -> Self {
+        Self::new(PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, "cannot write wrappers, keys or jobs during recovery")
+            .hint("Call it on the primary; a standby opens wrappers.")
+    }
+
     /// 39000: the one error of all that does not open.
     pub(crate) fn does_not_open() -> Self {
         Self::new(PgSqlErrorCode::ERRCODE_EXTERNAL_ROUTINE_INVOCATION_EXCEPTION, "could not open wrapper")

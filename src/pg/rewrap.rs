@@ -132,7 +132,11 @@ impl Batch {
                     let items: Option<Vec<_>> = steps.iter().map(|s| Some((s.share.as_ref()?, s.rewrap.aad()))).collect();
                     blobs = kms::wrap(key, &items.ok_or_else(Failure::does_not_open)?)?;
                 }
-                steps.iter_mut().zip(blobs).for_each(|(step, blob)| step.new_blob = blob);
+                for (step, blob) in steps.iter_mut().zip(blobs) {
+                    step.new_blob = blob;
+                    // An answer that does not come must not leave the old proof standing.
+                    step.share = None;
+                }
                 // The old bytes are about to be overwritten, so each new blob is opened once more by its key.
                 let items: Vec<(&[u8], &[u8])> = steps.iter().map(|s| (s.new_blob.as_slice(), s.rewrap.aad())).collect();
                 let shares = kms::open_shares(key, &items).map_err(|e| Failure::provider(&key.provider, &e))?;
@@ -317,6 +321,7 @@ fn each_key<'a>(
         keys.insert(key_of(step).id, key_of(step));
     }
     for (id, key) in keys {
+        pgrx::check_for_interrupts!();
         let mut steps: Vec<&mut Step<'a>> = plans.iter_mut().flatten().flat_map(|p| &mut p.steps).filter(|s| key_of(s).id == id).collect();
         if let Err(failure) = work(key, &mut steps) {
             for plan in plans.iter_mut() {

@@ -7,6 +7,7 @@ use super::{
     },
     kms,
     report::Failure,
+    spi,
 };
 use crate::{
     core::{entropy::Entropy, secret::Share, suite::Algorithm},
@@ -28,26 +29,35 @@ const LOCAL_ALGORITHMS: &str = "XAES-256-GCM, ML-KEM-768, ML-KEM-1024, X-Wing";
 /// Most characters of a key_id: OpenTDF's column.
 pub(crate) const MAX_KEY_ID: usize = 36;
 
-/// Makes a root key file; returns its fingerprint.
+/// Makes a root key file; returns its fingerprint. Superusers only: it writes to the server's file system.
 pub(crate) fn create_root_key(name: &str) -> Result<Fingerprint, Failure> {
-    kms::key_directory().create(name, &mut SystemEntropy).map_err(|e| root_key_failure(name, e))
+    // SAFETY: looks up the current user's attribute; called inside a transaction.
+    #[allow(unsafe_code)]
+    let superuser = unsafe { pgrx::pg_sys::superuser() };
+    if !superuser {
+        return Err(Failure::superuser_only("kw_create_root_key"));
+    }
+    if spi::in_recovery() {
+        return Err(Failure::read_only());
+    }
+    kms::key_directory().create(name, &mut SystemEntropy).map_err(|e| root_key_failure(KIND, name, e))
 }
 
 /// Reads a root key file's fingerprint.
-pub(crate) fn root_ref(name: &str) -> Result<RootRef, Failure> {
-    let (root, _) = kms::key_directory().load(name).map_err(|e| root_key_failure(name, e))?;
+pub(crate) fn root_ref(provider: &str, name: &str) -> Result<RootRef, Failure> {
+    let (root, _) = kms::key_directory().load(name).map_err(|e| root_key_failure(provider, name, e))?;
     Ok(RootRef { name: name.to_owned(), fingerprint: root.fingerprint })
 }
 
-fn root_key_failure(name: &str, error: RootKeyError) -> Failure {
+fn root_key_failure(provider: &str, name: &str, error: RootKeyError) -> Failure {
     match error {
         RootKeyError::BadName => Failure::bad_argument(
             "invalid root key name",
             format!("It must have 1 to {MAX_NAME} characters out of A-Z a-z 0-9 _ . - and must not start with a dot."),
         ),
         RootKeyError::Exists(_) => Failure::duplicate("root key", name),
-        RootKeyError::Missing(detail) => Failure::provider(KIND, &ProviderError::Unavailable(detail)),
-        RootKeyError::Unfit(detail) => Failure::provider(KIND, &ProviderError::Denied(detail)),
+        RootKeyError::Missing(detail) => Failure::provider(provider, &ProviderError::Unavailable(detail)),
+        RootKeyError::Unfit(detail) => Failure::provider(provider, &ProviderError::Denied(detail)),
     }
 }
 
@@ -69,7 +79,7 @@ pub(crate) fn add_local_provider(
         .get("root_key")
         .and_then(Value::as_str)
         .ok_or_else(|| bad("root_key", "It is required: the name of a root key made with kw_create_root_key."))?;
-    let root = root_ref(root)?;
+    let root = root_ref(name, root)?;
     if let Some(expected) = object.get("fingerprint")
         && expected.as_str() != Some(&root.fingerprint.to_string())
     {
@@ -145,7 +155,14 @@ pub(crate) fn add_kms_key(
 
 /// Seals every key of a local provider under another root key; returns how many. The old file stays, to be removed by hand.
 pub(crate) fn rotate_root_key(provider: &str, new_root_key: &str) -> Result<i32, Failure> {
-    let new = root_ref(new_root_key)?;
+    if spi::has_transaction_snapshot() {
+        // A key that was committed after the snapshot would be left under the old root key.
+        return Err(Failure::state(
+            "a root key can only be rotated in a read committed transaction",
+            "Begin with START TRANSACTION ISOLATION LEVEL READ COMMITTED.",
+        ));
+    }
+    let new = root_ref(provider, new_root_key)?;
     let found = local_provider(provider, true)?;
     let old = configured_root(provider, &found.config)?;
     if old == new {
@@ -161,6 +178,13 @@ pub(crate) fn rotate_root_key(provider: &str, new_root_key: &str) -> Result<i32,
         count += 1;
     }
     local::point_to(found.config_id, &old, &new)?;
+    let sharing = local::providers_under(&new, found.config_id)?;
+    if let Some(other) = sharing.first() {
+        pgrx::warning!(
+            "key provider \"{other}\" is under root key \"{}\" too: together with \"{provider}\" it is one trust domain",
+            new.name
+        );
+    }
     Ok(count)
 }
 

@@ -9,8 +9,8 @@ use pgrx::{
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 thread_local! {
-    /// Plans by the address of their text: each statement is one `const`.
-    static PLANS: RefCell<HashMap<*const u8, Rc<OwnedPreparedStatement>>> = RefCell::new(HashMap::new());
+    /// Plans by the place of their text in the program: each statement is one `const`.
+    static PLANS: RefCell<HashMap<(*const u8, usize), Rc<OwnedPreparedStatement>>> = RefCell::new(HashMap::new());
 }
 
 /// A result row. Columns are taken in the order of the SELECT list.
@@ -52,6 +52,7 @@ pub(crate) fn write<T>(
 
 /// Runs a statement that writes and returns how many rows it touched.
 pub(crate) fn execute(sql: &'static str, args: &[DatumWithOid<'_>]) -> Result<usize, Failure> {
+    not_on_standby()?;
     Spi::connect_mut(|client| {
         let plan = plan(client, sql, args, true)?;
         Ok(client.update(&*plan, None, args)?.len())
@@ -69,11 +70,36 @@ fn run<T>(
     writes: bool,
     mut read: impl FnMut(&mut Row<'_>) -> Result<T, Failure>,
 ) -> Result<Vec<T>, Failure> {
+    if writes {
+        not_on_standby()?;
+    }
     Spi::connect_mut(|client| {
         let plan = plan(client, sql, args, writes)?;
         let table = if writes { client.update(&*plan, None, args)? } else { client.select(&*plan, None, args)? };
         table.map(|tuple| read(&mut Row { tuple, column: 0 })).collect()
     })
+}
+
+/// PostgreSQL's own check comes only when a row is written, after nextval() has failed with an internal error.
+fn not_on_standby() -> Result<(), Failure> {
+    if in_recovery() { Err(Failure::read_only()) } else { Ok(()) }
+}
+
+/// Whether all statements of this transaction see one snapshot (repeatable read, serializable).
+pub(crate) fn has_transaction_snapshot() -> bool {
+    // SAFETY: reads a variable of this process.
+    #[allow(unsafe_code)]
+    let level = unsafe { pgrx::pg_sys::XactIsoLevel };
+    u32::try_from(level).is_ok_and(|level| level >= pgrx::pg_sys::XACT_REPEATABLE_READ)
+}
+
+/// Whether this server is a standby.
+pub(crate) fn in_recovery() -> bool {
+    // SAFETY: reads a flag in shared memory.
+    #[allow(unsafe_code)]
+    unsafe {
+        pgrx::pg_sys::RecoveryInProgress()
+    }
 }
 
 fn plan(
@@ -82,12 +108,12 @@ fn plan(
     args: &[DatumWithOid<'_>],
     writes: bool,
 ) -> Result<Rc<OwnedPreparedStatement>, Failure> {
-    if let Some(plan) = PLANS.with_borrow(|plans| plans.get(&sql.as_ptr()).cloned()) {
+    if let Some(plan) = PLANS.with_borrow(|plans| plans.get(&(sql.as_ptr(), sql.len())).cloned()) {
         return Ok(plan);
     }
     let types: Vec<_> = args.iter().map(|arg| PgOid::from(arg.oid())).collect();
     let prepared = if writes { client.prepare_mut(sql, &types)? } else { client.prepare(sql, &types)? };
     let plan = Rc::new(prepared.keep());
-    PLANS.with_borrow_mut(|plans| plans.insert(sql.as_ptr(), Rc::clone(&plan)));
+    PLANS.with_borrow_mut(|plans| plans.insert((sql.as_ptr(), sql.len()), Rc::clone(&plan)));
     Ok(plan)
 }

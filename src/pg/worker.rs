@@ -2,9 +2,13 @@
 //!
 //! A worker holds no transaction while a provider works. What ends one (an ERROR, a kill) loses nothing: its leases are given to the next.
 
-use super::{catalog::job, gucs, jobs, report::Failure};
+use super::{
+    catalog::{job, watch},
+    gucs, jobs,
+    report::Failure,
+};
 use pgrx::{
-    PgTryBuilder, Spi,
+    Spi,
     bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, DynamicBackgroundWorker, SignalWakeFlags},
     datum::{FromDatum, IntoDatum},
     pg_guard,
@@ -23,6 +27,9 @@ const BATCH: i32 = 500;
 
 /// AccessShareLock of lockdefs.h.
 const ACCESS_SHARE: pg_sys::LOCKMODE = 1;
+
+/// SIGTERM of signal.h, the same on every platform that PostgreSQL runs on.
+const SIGTERM: i32 = 15;
 
 /// `bgw_type` of the workers, as pg_stat_activity shows it.
 const WORKER_TYPE: &str = "kms_wrap worker";
@@ -45,13 +52,15 @@ pub(crate) fn register() {
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn kms_wrap_launcher_main(_arg: pg_sys::Datum) {
-    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    handle_signals();
     BackgroundWorker::connect_worker_to_spi(None, None);
     let mut workers: HashMap<String, DynamicBackgroundWorker> = HashMap::new();
     loop {
         for name in gucs::worker_databases() {
-            let running = workers.get(&name).is_some_and(|worker| worker.pid().is_ok() || is_starting(worker));
-            if let (false, Some(oid)) = (running, database_oid(&name)) {
+            if workers.get(&name).is_some_and(|worker| worker.pid().is_ok() || is_starting(worker)) {
+                continue;
+            }
+            if let Some(oid) = database_oid(&name) {
                 let started = BackgroundWorkerBuilder::new(&format!("kms_wrap worker: {name}"))
                     .set_type(WORKER_TYPE)
                     .set_library("kms_wrap")
@@ -66,10 +75,45 @@ pub extern "C-unwind" fn kms_wrap_launcher_main(_arg: pg_sys::Datum) {
                 }
             }
         }
-        if !BackgroundWorker::wait_latch(Some(POLL)) {
-            return;
+        wait(POLL);
+    }
+}
+
+/// SIGTERM ends the process wherever it waits, as in every backend, and with the exit code after which the postmaster starts a launcher again.
+/// pgrx's own handler only sets a flag.
+fn handle_signals() {
+    // SAFETY: signals are still blocked here, and the handler does what a handler may.
+    #[allow(unsafe_code)]
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::pqsignal(SIGTERM, Some(terminate));
+        #[cfg(feature = "pg18")]
+        pg_sys::pqsignal_be(SIGTERM, Some(terminate));
+    }
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
+}
+
+/// What die() of PostgreSQL's postgres.c does in a process without a client.
+#[allow(unsafe_code)]
+unsafe extern "C-unwind" fn terminate(_signal: i32) {
+    // SAFETY: sets the server's own flags, which are made for signal handlers, and wakes this process.
+    unsafe {
+        pg_sys::InterruptPending = 1;
+        pg_sys::ProcDiePending = 1;
+        pg_sys::SetLatch(pg_sys::MyLatch);
+    }
+}
+
+/// Sleeps until something happens, then does what signals ask for.
+fn wait(patience: Duration) {
+    BackgroundWorker::wait_latch(Some(patience));
+    pgrx::check_for_interrupts!();
+    if BackgroundWorker::sighup_received() {
+        // SAFETY: the way every server process takes over a changed configuration file; called between transactions.
+        #[allow(unsafe_code)]
+        unsafe {
+            pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
         }
-        reload_settings();
     }
 }
 
@@ -112,20 +156,26 @@ fn database_oid(name: &str) -> Option<pg_sys::Oid> {
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn kms_wrap_worker_main(arg: pg_sys::Datum) {
-    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    handle_signals();
     // SAFETY: the launcher passed an oid.
     let database = unsafe { pg_sys::Oid::from_datum(arg, false) };
     BackgroundWorker::connect_worker_to_spi_by_oid(database, None);
-    transaction(|| Ok(Spi::run("SET search_path = pg_catalog, pg_temp; SET application_name = 'kms_wrap worker'")?));
+    transaction(|| Ok(Spi::run(SESSION)?));
+    // A launcher that was started again does not know the workers of the one before; the second one for a database waits here.
+    while !transaction(|| Ok(Spi::get_one::<bool>(ONLY_WORKER)? == Some(true))) {
+        wait(POLL);
+    }
     loop {
         let worked = step();
-        let patience = if worked { Duration::ZERO } else { POLL };
-        if !BackgroundWorker::wait_latch(Some(patience)) || BackgroundWorker::sigterm_received() {
-            return;
-        }
-        reload_settings();
+        wait(if worked { Duration::ZERO } else { POLL });
     }
 }
+
+/// What a database or role may have set differently must not stop the worker.
+const SESSION: &str = "SET search_path = pg_catalog, pg_temp; SET application_name = 'kms_wrap worker';
+     SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed'; SET statement_timeout = 0";
+
+const ONLY_WORKER: &str = "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtext('kms_wrap worker'), 0)";
 
 /// Claims, works, writes back; `false` when there was nothing to do.
 fn step() -> bool {
@@ -140,23 +190,10 @@ fn step() -> bool {
 
 fn claim() -> Result<i64, Failure> {
     // The extension may not be there yet, or not any more.
-    let installed = Spi::get_one::<bool>("SELECT pg_catalog.to_regclass('kms_wrap.rewrap_jobs') IS NOT NULL")?;
-    if installed == Some(true) { job::claim(BATCH) } else { Ok(0) }
+    if watch::is_installed()? { job::claim(BATCH) } else { Ok(0) }
 }
 
 /// Runs in a transaction of its own. An error ends the worker; the launcher starts another, and the leases are free again.
 fn transaction<T>(body: impl FnOnce() -> Result<T, Failure>) -> T {
-    BackgroundWorker::transaction(std::panic::AssertUnwindSafe(|| {
-        PgTryBuilder::new(std::panic::AssertUnwindSafe(|| body().map_err(ErrorReport::from).unwrap_or_report())).execute()
-    }))
-}
-
-fn reload_settings() {
-    if BackgroundWorker::sighup_received() {
-        // SAFETY: the way every server process takes over a changed configuration file; called between transactions.
-        #[allow(unsafe_code)]
-        unsafe {
-            pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
-        }
-    }
+    BackgroundWorker::transaction(std::panic::AssertUnwindSafe(|| body().map_err(ErrorReport::from).unwrap_or_report()))
 }

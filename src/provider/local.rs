@@ -17,6 +17,7 @@ use crate::core::{
     suite::Algorithm,
 };
 use std::collections::HashMap;
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 /// Name of this kind in `kms_providers.provider`.
@@ -28,7 +29,7 @@ pub const KEY_MODE: i32 = 1;
 const LABEL_ROOT: &[u8] = b"kms_wrap/v1/root\0";
 
 /// Which table holds a sealed key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Table {
     /// `sym_key`.
     Sym,
@@ -115,12 +116,6 @@ pub struct Local {
     keys: HashMap<(Table, String), (SealedKey, OpenKey)>,
 }
 
-impl std::hash::Hash for Table {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.name().hash(state);
-    }
-}
-
 impl Local {
     /// A provider over a key directory. Reads nothing yet.
     #[must_use]
@@ -140,6 +135,14 @@ impl Local {
     /// [`ProviderError`] with the file and the expected fingerprint.
     pub fn check_root(&mut self, root: &RootRef) -> Result<(), ProviderError> {
         self.root(root).map(|_| ())
+    }
+
+    /// Makes sure that a key's sealed bytes open under its root key.
+    ///
+    /// # Errors
+    /// [`ProviderError`] about root key or key.
+    pub fn check_key(&mut self, key: &SealedKey) -> Result<(), ProviderError> {
+        self.open_key(key).map(|_| ())
     }
 
     /// Makes a new key and seals it.
@@ -173,7 +176,7 @@ impl Local {
         let aad = key.identity.root_aad(&new_root.fingerprint);
         let sealed = aead::xaes_seal(self.root(new_root)?.key.expose(), &aad, &secret, entropy).map_err(internal)?;
         let resealed = SealedKey { sealed, root: new_root.clone(), ..key.clone() };
-        if *self.unseal(&resealed)? == *secret { Ok(resealed) } else { Err(malformed(key)) }
+        if bool::from(self.unseal(&resealed)?.ct_eq(&secret)) { Ok(resealed) } else { Err(malformed(key)) }
     }
 
     /// Wraps shares under a symmetric key, each with its AAD.

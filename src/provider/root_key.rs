@@ -117,15 +117,20 @@ impl KeyDirectory {
         self.make_directory()?;
         let mut key = Secret::zero();
         entropy.fill(key.expose_mut()).map_err(|e| RootKeyError::Missing(format!("No root key could be made: {e}.")))?;
-        let temporary = self.path.join(format!(".{name}.{}", std::process::id()));
-        let written = write_new(&temporary, key.expose()).and_then(|()| std::fs::hard_link(&temporary, &file));
-        // The temporary name has done its work, or must not stay; a failure to remove it leaves an unused copy that the next try refuses.
+        let failed = |e: &std::io::Error| {
+            RootKeyError::Missing(format!("Root key file \"{}\" could not be written: {}.", file.display(), reason(e)))
+        };
+        let mut suffix = [0; 8];
+        entropy.fill(&mut suffix).map_err(|e| RootKeyError::Missing(format!("No root key could be made: {e}.")))?;
+        let temporary = self.path.join(format!(".{name}.{}", hex::encode(suffix)));
+        let linked = write_new(&temporary, key.expose()).map(|()| std::fs::hard_link(&temporary, &file));
+        // The temporary name has done its work, or must not stay.
         let removed = std::fs::remove_file(&temporary);
-        match written.and(removed).and_then(|()| sync_directory(&self.path)) {
-            Ok(()) => Ok(Fingerprint::of(&key)),
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(RootKeyError::Exists(file)),
-            Err(e) => Err(RootKeyError::Missing(format!("Root key file \"{}\" could not be written: {}.", file.display(), e.kind()))),
+        match linked.map_err(|e| failed(&e))? {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(RootKeyError::Exists(file)),
+            done => done.and(removed).and_then(|()| sync_directory(&self.path)).map_err(|e| failed(&e))?,
         }
+        Ok(Fingerprint::of(&key))
     }
 
     /// Reads a root key after checking directory, kind of file, owner, mode and length.
@@ -174,9 +179,18 @@ impl KeyDirectory {
     /// Names of the files that could be root keys, sorted; empty when there is no directory.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
+        self.entries(|name| self.file(name).is_ok())
+    }
+
+    /// Names of temporary files that [`Self::create`] could not remove: each may hold a root key.
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<String> {
+        self.entries(|name| name.starts_with('.'))
+    }
+
+    fn entries(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(&self.path) else { return Vec::new() };
-        let mut names: Vec<_> =
-            entries.flatten().filter_map(|e| e.file_name().into_string().ok()).filter(|n| self.file(n).is_ok()).collect();
+        let mut names: Vec<_> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).filter(|n| wanted(n)).collect();
         names.sort();
         names
     }
@@ -188,7 +202,7 @@ impl KeyDirectory {
     pub fn check_directory(&self) -> Result<(), RootKeyError> {
         let shown = self.path.display();
         let meta = std::fs::metadata(&self.path)
-            .map_err(|e| RootKeyError::Missing(format!("Key directory \"{shown}\" cannot be used: {}.", e.kind())))?;
+            .map_err(|e| RootKeyError::Missing(format!("Key directory \"{shown}\" cannot be used: {}.", reason(&e))))?;
         let unfit = |why: String| RootKeyError::Unfit(format!("Key directory \"{shown}\" {why}."));
         if !meta.is_dir() {
             return Err(unfit("is not a directory".to_owned()));
@@ -222,11 +236,11 @@ impl KeyDirectory {
         self.check_outside(self.path.parent().unwrap_or(&self.path))?;
         match DirBuilder::new().mode(0o700).create(&self.path) {
             Ok(()) => sync_directory(self.path.parent().unwrap_or(&self.path)).map_err(|e| {
-                RootKeyError::Missing(format!("Key directory \"{}\" could not be synced: {}.", self.path.display(), e.kind()))
+                RootKeyError::Missing(format!("Key directory \"{}\" could not be synced: {}.", self.path.display(), reason(&e)))
             })?,
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
             Err(e) => {
-                return Err(RootKeyError::Missing(format!("Key directory \"{}\" could not be made: {}.", self.path.display(), e.kind())));
+                return Err(RootKeyError::Missing(format!("Key directory \"{}\" could not be made: {}.", self.path.display(), reason(&e))));
             }
         }
         self.check_directory()
@@ -242,4 +256,13 @@ fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 
 fn sync_directory(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+/// An I/O error in the words of PostgreSQL's own messages.
+fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => "it does not exist".to_owned(),
+        ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        kind => kind.to_string(),
+    }
 }

@@ -35,8 +35,9 @@ pub(crate) fn wrap(cluster: &Cluster, database: &str, count: u32) {
 pub(crate) fn next_key(cluster: &Cluster, database: &str) -> String {
     let sql = "SELECT kms_wrap.kw_create_local_key('local-a', 'local-a-kek-' || (SELECT max(id) + 1 FROM kms_wrap.kms_keys), 'XAES-256-GCM') AS new \\gset
                SELECT FROM kms_wrap.kw_policy_add_key('default', 'kms1', :new);
-               SELECT FROM kms_wrap.policy_kms_keys p, LATERAL kms_wrap.kw_policy_remove_key('default', p.kms_key_id)
-               WHERE p.slot = 'kms1' AND p.kms_key_id <> :new;
+               SELECT kms_wrap.kw_policy_remove_key('default', m.kms_key_id)
+               FROM kms_wrap.policy_kms_keys m JOIN kms_wrap.encryption_policies p ON p.id = m.policy_id
+               WHERE p.policy_name = 'default' AND m.slot = 'kms1' AND m.kms_key_id <> :new;
                SELECT :new";
     last_line(cluster.psql_in(database, sql)).unwrap()
 }

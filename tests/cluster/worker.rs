@@ -70,10 +70,8 @@ fn survives_errors_signals_and_kills() {
         rewrap_all(&cluster, DB);
     }
 
-    // A table that it may not read: it is no superuser's business only, since the worker runs as one.
-    let pid = worker(&cluster, DB);
-
     // SIGHUP: the same worker goes on, with the new settings.
+    let pid = worker(&cluster, DB);
     let moved = cluster.path("moved_keys");
     fs::rename(cluster.key_dir(), &moved).unwrap();
     cluster.set(&[("kms_wrap.key_directory", &moved)]);
@@ -167,6 +165,67 @@ fn works_without_preload_through_kw_run_jobs() {
     cluster.psql("CALL kms_wrap.kw_run_jobs()").unwrap();
     assert!(start.elapsed() < Duration::from_secs(2));
     assert_eq!(cluster.psql("BEGIN; CALL kms_wrap.kw_run_jobs(); COMMIT").unwrap_err().sqlstate, "2D000");
+}
+
+#[test]
+fn kw_run_jobs_ends_what_it_began() {
+    let cluster = quickstarted(&[]);
+    wrap(&cluster, DB, 20);
+    for more in [
+        "",
+        ", rate_per_second => 15",
+        ", scheduled_at => now() + interval '2 s'",
+        ", scheduled_at => now() + interval '1 s', rate_per_second => 20",
+    ] {
+        let key = next_key(&cluster, DB);
+        let campaign = schedule(&cluster, DB, &key, more);
+        cluster.psql("CALL kms_wrap.kw_run_jobs()").unwrap();
+        assert_eq!(progress(&cluster, DB, &campaign), "done|20|20|0|0", "{more}");
+    }
+    // What is far off is not waited for.
+    let key = next_key(&cluster, DB);
+    let campaign = schedule(&cluster, DB, &key, ", scheduled_at => now() + interval '1 hour'");
+    let start = Instant::now();
+    cluster.psql("CALL kms_wrap.kw_run_jobs()").unwrap();
+    assert!(start.elapsed() < Duration::from_secs(2));
+    assert_eq!(progress(&cluster, DB, &campaign), "running|20|0|0|0");
+}
+
+#[test]
+fn a_cancelled_call_leaves_no_job_behind() {
+    let cluster = quickstarted(&[]);
+    wrap(&cluster, DB, 4000);
+    let key = next_key(&cluster, DB);
+    let campaign = schedule(&cluster, DB, &key, "");
+    let mut session = cluster.session(DB);
+    session.send("CALL kms_wrap.kw_run_jobs(batch_size => 4000)");
+    cluster.wait_for("SELECT count(*) FROM kms_wrap.rewrap_jobs WHERE status = 'running'", "4000");
+    cluster.psql(&format!("SELECT pg_cancel_backend({})", session.pid())).unwrap();
+    assert_eq!(session.finish().unwrap_err().sqlstate, "57014");
+    assert_eq!(progress(&cluster, DB, &campaign), "running|4000|0|0|0");
+    // The session is still there, in somebody's pool, so its leases are not given to others. It has to take them up itself.
+    session.query("CALL kms_wrap.kw_run_jobs()").unwrap();
+    assert_eq!(progress(&cluster, DB, &campaign), "done|4000|4000|0|0");
+    assert_all_open(&cluster, DB);
+}
+
+#[test]
+fn a_wrapper_that_another_session_is_writing_holds_up_no_other() {
+    let cluster = with_worker();
+    wrap(&cluster, DB, 300);
+    worker(&cluster, DB);
+    let (other, key) = (next_key(&cluster, DB), next_key(&cluster, DB));
+    cluster.psql(&format!("SELECT kms_wrap.kw_policy_add_key('default', 'kms1', {other})")).unwrap();
+    let campaign = schedule(&cluster, DB, &key, ", scheduled_at => now() + interval '1 s'");
+    let mut session = cluster.session(DB);
+    session.query("BEGIN").unwrap();
+    let write = format!("SELECT kms_wrap.kw_rewrap(wrapper_uuid::uuid, target_kms1 => {other}) FROM kms_wrap.key_wrappers WHERE id = 1100");
+    session.query(&write).unwrap();
+    wait_until("the others are done", || done(&cluster, &campaign) == 299);
+    session.query("COMMIT").unwrap();
+    wait_until_done(&cluster, DB, &campaign);
+    assert_eq!(progress(&cluster, DB, &campaign), "done|300|300|0|0");
+    assert_all_open(&cluster, DB);
 }
 
 #[test]
@@ -349,7 +408,21 @@ fn memory_does_not_grow_with_the_number_of_wrappers() {
     }
     assert_eq!(worker(&cluster, DB), pid);
     let last = private_memory(pid);
-    assert!(last < first + 8192, "{first} kB after 2,000 wrappers, {last} kB after 12,000");
+    assert!(last < first + 8192, "worker: {first} kB after 2,000 wrappers, {last} kB after 12,000");
+
+    // The same of a session that does the jobs.
+    cluster.restart(&[("kms_wrap.worker_databases", "")]);
+    let mut session = cluster.session(DB);
+    let mut run = || {
+        let key = next_key(&cluster, DB);
+        let campaign = schedule(&cluster, DB, &key, "");
+        session.query("CALL kms_wrap.kw_run_jobs()").unwrap();
+        assert_eq!(progress(&cluster, DB, &campaign), "done|2000|2000|0|0");
+        private_memory(session.pid())
+    };
+    let first = run();
+    let last = (0..5).map(|_| run()).last().unwrap();
+    assert!(last < first + 8192, "session: {first} kB after 2,000 wrappers, {last} kB after 12,000");
 }
 
 /// Memory of a process in kB without the buffers that it shares with the others.

@@ -24,6 +24,8 @@ check_reference() {
     check "README.md names every setting" has_settings
     check "README.md names nothing that does not exist" has_nothing_else
     check "README.md has the sizes of the shipped algorithms" has_sizes
+    check "README.md has the error texts of the source" has_error_texts
+    check "README.md's links lead to its headings" has_targets
     check "README.md's contents are its sections" has_contents
 }
 
@@ -72,8 +74,39 @@ has_sizes() {
                                FROM kms_wrap.crypto_algorithms WHERE class = 'kem' AND id < 1000" | each_in_readme
 }
 
+sections() { sed -n 's/^## //p' "$readme" | sed '/^Contents$/d'; }
+
+# How a heading's link is made of its text.
+anchors() { tr 'A-Z ' 'a-z-' | tr -cd 'a-z0-9\n_-'; }
+
+# Every link inside the file leads to a heading.
+has_targets() {
+    local missing
+    missing=$(comm -23 <(grep -oE '\]\(#[^)]*\)' "$readme" | sed 's/^](#//; s/)$//' | sort -u) <(sed -n 's/^##* //p' "$readme" | anchors | sort -u))
+    [[ -z $missing ]] || { printf 'no heading for #%s\n' "$missing"; return 1; }
+}
+
+# The error texts of the README, in the table and in the headings of Troubleshooting, are those of the source. What varies
+# in a text is cut out, and its longest remaining part looked for. PostgreSQL's own errors are no texts of ours.
+has_error_texts() {
+    local text part longest parts missing=0 lines=0
+    while read -r text; do
+        [[ $text =~ ^(permission denied for function|invalid transaction|unrecognized configuration) ]] && continue
+        lines=$((lines + 1)) longest=
+        mapfile -t parts < <(sed -E 's/"[^" ]*"|0x[0-9a-f]+|\.\.\.|kw_[a-z_]+|[0-9]{4}/\n/g' <<<"$text")
+        for part in "${parts[@]}"; do
+            ((${#part} <= ${#longest})) || longest=$part
+        done
+        grep -rqF -- "$longest" "$root/src" "$root/sql" || { echo "not in the source: $longest"; missing=1; }
+    done < <({
+        sed -n '/^## Errors/,/^## /p' "$readme" | sed -nE 's/^\| [0-9A-Z]{5} \| ([^|]*) \|.*/\1/p' | grep -oE "\`[^\`]+\`" | tr -d "\`"
+        sed -n 's/^#### ERROR: //p' "$readme"
+    })
+    ((lines > 0 && missing == 0))
+}
+
 # "- [Some section](#some-section)" for every section, in their order.
 has_contents() {
-    diff <(sed -n 's/^- \[\(.*\)\](#.*)$/\1/p' "$readme") <(sed -n 's/^## //p' "$readme") &&
-        diff <(sed -n 's/^- \[.*\](#\(.*\))$/\1/p' "$readme") <(sed -n 's/^## //p' "$readme" | tr 'A-Z ' 'a-z-' | tr -cd 'a-z0-9\n-')
+    diff <(sed -n 's/^- \[\(.*\)\](#.*)$/\1/p' "$readme") <(sections) &&
+        diff <(sed -n 's/^- \[.*\](#\(.*\))$/\1/p' "$readme") <(sections | anchors)
 }

@@ -35,8 +35,7 @@ pub(crate) struct NewCampaign {
 /// Wrappers `w` that a selector `c` names.
 macro_rules! selected {
     () => {
-        "w.status OPERATOR(pg_catalog.=) ANY ('{active,rotated}')
-         AND (c.wrapper_uuid IS NULL OR w.wrapper_uuid OPERATOR(pg_catalog.=) c.wrapper_uuid)
+        "(c.wrapper_uuid IS NULL OR w.wrapper_uuid OPERATOR(pg_catalog.=) c.wrapper_uuid)
          AND (c.policy_id IS NULL OR w.policy_id OPERATOR(pg_catalog.=) c.policy_id)
          AND (c.older_than IS NULL OR w.created_at OPERATOR(pg_catalog.<) (pg_catalog.now() OPERATOR(pg_catalog.-) c.older_than))
          AND (c.from_key_id IS NULL OR w.kms1_key_id OPERATOR(pg_catalog.=) c.from_key_id OR w.kms2_key_id OPERATOR(pg_catalog.=) c.from_key_id
@@ -49,6 +48,13 @@ macro_rules! selected {
                                 OR EXISTS (SELECT FROM kms_wrap.key_wrapper_layers l
                                            WHERE l.key_wrapper_id OPERATOR(pg_catalog.=) w.id
                                              AND l.kms_key_id OPERATOR(pg_catalog.=) k.id))))"
+    };
+}
+
+/// Wrappers `w` that a selector `c` names and that may be rewrapped.
+macro_rules! movable {
+    () => {
+        concat!("w.status OPERATOR(pg_catalog.=) ANY ('{active,rotated}') AND ", selected!())
     };
 }
 
@@ -78,7 +84,7 @@ const QUEUE: &str = concat!(
        SELECT w.id, ",
     current!(),
     " AS is_current FROM kms_wrap.key_wrappers w, c WHERE ",
-    selected!(),
+    movable!(),
     "),
      j AS (
        INSERT INTO kms_wrap.rewrap_jobs
@@ -104,7 +110,7 @@ const COUNT: &str =
     concat!(
     "WITH c AS (SELECT $1::pg_catalog.text::pg_catalog.bpchar AS wrapper_uuid, $2 AS from_key_id, $3 AS from_provider_id, $4 AS policy_id,
                        $5 AS older_than, $6 AS target_kms1_key_id, $7 AS target_kms2_key_id, $8 AS target_layers),
-     m AS MATERIALIZED (SELECT ", current!(), " AS is_current FROM kms_wrap.key_wrappers w, c WHERE ", selected!(), ")
+     m AS MATERIALIZED (SELECT ", current!(), " AS is_current FROM kms_wrap.key_wrappers w, c WHERE ", movable!(), ")
      SELECT pg_catalog.count(*) FILTER (WHERE NOT is_current), pg_catalog.count(*) FILTER (WHERE is_current), 0::pg_catalog.int8 FROM m"
 );
 
@@ -197,15 +203,30 @@ const IDLE: &str = "SELECT c.id FROM kms_wrap.rewrap_campaigns c
                        WHERE j.campaign_id OPERATOR(pg_catalog.=) c.id AND j.status OPERATOR(pg_catalog.=) ANY ('{pending,running}'))
      ORDER BY c.id FOR UPDATE SKIP LOCKED";
 
+// Another session may have queued jobs after IDLE's snapshot; it needed the lock on the campaign that is held now, so they are visible here.
 const FINISH: &str = "UPDATE kms_wrap.rewrap_campaigns
-     SET status = 'done', finished_at = pg_catalog.now(), started_at = COALESCE(started_at, pg_catalog.now()) WHERE id OPERATOR(pg_catalog.=) $1";
+     SET status = 'done', finished_at = pg_catalog.now(), started_at = COALESCE(started_at, pg_catalog.now())
+     WHERE id OPERATOR(pg_catalog.=) $1
+       AND NOT EXISTS (SELECT FROM kms_wrap.rewrap_jobs j
+                       WHERE j.campaign_id OPERATOR(pg_catalog.=) $1 AND j.status OPERATOR(pg_catalog.=) ANY ('{pending,running}'))";
 
 const LOOK_AGAIN: &str = "UPDATE kms_wrap.rewrap_campaigns
      SET next_claim_at = pg_catalog.now() OPERATOR(pg_catalog.+) '10 seconds'::pg_catalog.interval WHERE id OPERATOR(pg_catalog.=) $1";
 
+// Jobs that a worker gave back, or that were being queued, while their campaign was cancelled.
+const SWEEP: &str = "WITH j AS (
+       UPDATE kms_wrap.rewrap_jobs SET status = 'cancelled', finished_at = pg_catalog.now()
+       WHERE status OPERATOR(pg_catalog.=) 'pending'
+         AND campaign_id OPERATOR(pg_catalog.=) ANY (ARRAY(
+             SELECT c.id FROM kms_wrap.rewrap_campaigns c WHERE c.status OPERATOR(pg_catalog.=) 'cancelled'))
+       RETURNING campaign_id)
+     UPDATE kms_wrap.rewrap_campaigns c SET cancelled = c.cancelled OPERATOR(pg_catalog.+) s.n
+     FROM (SELECT campaign_id, pg_catalog.count(*) AS n FROM j GROUP BY campaign_id) s WHERE c.id OPERATOR(pg_catalog.=) s.campaign_id";
+
 /// Looks again at running campaigns that have no open job left: queues wrappers that were made or freed since, or ends the campaign. Returns how
 /// many jobs were queued.
 pub(crate) fn queue_again() -> Result<i64, Failure> {
+    spi::execute(SWEEP, &[])?;
     let mut queued = 0;
     for campaign in spi::write(IDLE, &[], |row| row.next::<i64>())? {
         // Wrappers made or freed since the last look.
@@ -227,13 +248,7 @@ const PAUSE: &str =
     "UPDATE kms_wrap.rewrap_campaigns SET status = 'paused' WHERE id OPERATOR(pg_catalog.=) $1 AND status OPERATOR(pg_catalog.=) 'running'";
 const RESUME: &str =
     "UPDATE kms_wrap.rewrap_campaigns SET status = 'running' WHERE id OPERATOR(pg_catalog.=) $1 AND status OPERATOR(pg_catalog.=) 'paused'";
-const CANCEL: &str = "WITH j AS (
-       UPDATE kms_wrap.rewrap_jobs SET status = 'cancelled', finished_at = pg_catalog.now()
-       WHERE campaign_id OPERATOR(pg_catalog.=) $1 AND status OPERATOR(pg_catalog.=) 'pending'
-         AND EXISTS (SELECT FROM kms_wrap.rewrap_campaigns c
-                     WHERE c.id OPERATOR(pg_catalog.=) $1 AND c.status OPERATOR(pg_catalog.=) ANY ('{running,paused}')) RETURNING 1)
-     UPDATE kms_wrap.rewrap_campaigns
-     SET status = 'cancelled', finished_at = pg_catalog.now(), cancelled = cancelled OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM j)
+const CANCEL: &str = "UPDATE kms_wrap.rewrap_campaigns SET status = 'cancelled', finished_at = pg_catalog.now()
      WHERE id OPERATOR(pg_catalog.=) $1 AND status OPERATOR(pg_catalog.=) ANY ('{running,paused}')";
 
 /// A change of a campaign's status that a person asks for.
@@ -254,10 +269,16 @@ pub(crate) fn change(campaign: i64, change: Change) -> Result<(), Failure> {
         Change::Cancel => (CANCEL, "cancelled"),
     };
     if spi::execute(sql, &[campaign.into()])? == 0 {
-        return Err(Failure::state(
-            format!("campaign {campaign} is {status} and cannot be {verb}"),
-            "Start a new one with kms_wrap.kw_schedule_rewrap(...).",
-        ));
+        let hint = match status.as_str() {
+            "running" => "It is running already.",
+            "paused" => "Resume it with kms_wrap.kw_resume or end it with kms_wrap.kw_cancel.",
+            _ => "Start a new one with kms_wrap.kw_schedule_rewrap.",
+        };
+        return Err(Failure::state(format!("campaign {campaign} is {status} and cannot be {verb}"), hint));
+    }
+    if matches!(change, Change::Cancel) {
+        // In a second statement, which sees what was queued up to the moment when the campaign's row was locked.
+        spi::execute(SWEEP, &[])?;
     }
     Ok(())
 }

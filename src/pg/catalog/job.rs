@@ -2,7 +2,6 @@
 
 use super::campaign;
 use crate::pg::{report::Failure, spi};
-use pgrx::JsonB;
 use serde_json::Value;
 
 /// Name of this session as the owner of leases: a pid alone comes back.
@@ -19,7 +18,8 @@ macro_rules! owner {
 
 const OWNER: &str = concat!("SELECT ", owner!("a"), " FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) a");
 
-// Leases of sessions that are gone, and leases that ran out. A job that took its session along so often is given up.
+// Leases of sessions that are gone, and leases that ran out. A job that took its session along so often is given up. The list of sessions may be as
+// old as this transaction, so a lease that is younger is left alone.
 const RECLAIM: &str = concat!(
     "WITH lost AS (
        UPDATE kms_wrap.rewrap_jobs j
@@ -30,9 +30,10 @@ const RECLAIM: &str = concat!(
                SELECT r.id FROM kms_wrap.rewrap_jobs r
                WHERE r.status OPERATOR(pg_catalog.=) 'running'
                  AND (r.lease_until OPERATOR(pg_catalog.<) pg_catalog.now()
-                      OR NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(NULL) a WHERE ",
+                      OR (r.lease_until OPERATOR(pg_catalog.<) (pg_catalog.now() OPERATOR(pg_catalog.+) '10 minutes'::pg_catalog.interval)
+                          AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(NULL) a WHERE ",
     owner!("a"),
-    " OPERATOR(pg_catalog.=) r.lease_owner))
+    " OPERATOR(pg_catalog.=) r.lease_owner)))
                FOR UPDATE SKIP LOCKED))
        RETURNING j.campaign_id, j.status)
      UPDATE kms_wrap.rewrap_campaigns c SET failed = c.failed OPERATOR(pg_catalog.+) f.n
@@ -40,8 +41,7 @@ const RECLAIM: &str = concat!(
      WHERE c.id OPERATOR(pg_catalog.=) f.campaign_id"
 );
 
-// One due campaign, then its oldest pending jobs. The campaign's row is written only when it is limited or starts, so that workers do not
-// wait for each other.
+// One due campaign, then its oldest pending jobs. The campaign's row is locked for this short transaction, so that several sessions keep one rate.
 const CLAIM: &str = "WITH c AS MATERIALIZED (
        SELECT c.id, c.rate_per_second, c.started_at,
               LEAST($1, COALESCE(c.rate_per_second, $1))::pg_catalog.int8 AS n
@@ -55,7 +55,7 @@ const CLAIM: &str = "WITH c AS MATERIALIZED (
          AND EXISTS (SELECT FROM kms_wrap.rewrap_jobs j
                      WHERE j.campaign_id OPERATOR(pg_catalog.=) c.id AND j.status OPERATOR(pg_catalog.=) 'pending'
                        AND j.next_attempt_at OPERATOR(pg_catalog.<=) pg_catalog.now())
-       ORDER BY c.priority DESC, c.id LIMIT 1),
+       ORDER BY c.priority DESC, c.id LIMIT 1 FOR NO KEY UPDATE),
      j AS MATERIALIZED (
        SELECT j.id FROM kms_wrap.rewrap_jobs j
        WHERE j.campaign_id OPERATOR(pg_catalog.=) (SELECT c.id FROM c) AND j.status OPERATOR(pg_catalog.=) 'pending'
@@ -75,6 +75,14 @@ const CLAIM: &str = "WITH c AS MATERIALIZED (
        FROM c WHERE r.id OPERATOR(pg_catalog.=) c.id AND (c.started_at IS NULL OR c.rate_per_second IS NOT NULL))
      SELECT pg_catalog.count(*) FROM u";
 
+// Asked first, because it needs no transaction id: an idle worker leaves no trace in the WAL.
+const ANYTHING_TO_DO: &str = "SELECT EXISTS (SELECT FROM kms_wrap.rewrap_campaigns c
+             WHERE c.status OPERATOR(pg_catalog.=) 'running' AND c.scheduled_at OPERATOR(pg_catalog.<=) pg_catalog.now()
+               AND c.next_claim_at OPERATOR(pg_catalog.<=) pg_catalog.now())
+         OR EXISTS (SELECT FROM kms_wrap.rewrap_jobs WHERE status OPERATOR(pg_catalog.=) 'running')
+         OR EXISTS (SELECT FROM kms_wrap.rewrap_campaigns c JOIN kms_wrap.rewrap_jobs j ON j.campaign_id OPERATOR(pg_catalog.=) c.id
+             WHERE c.status OPERATOR(pg_catalog.=) 'cancelled' AND j.status OPERATOR(pg_catalog.=) 'pending')";
+
 /// This session as the owner of leases.
 pub(crate) fn owner() -> Result<String, Failure> {
     spi::first(spi::select(OWNER, &[], |row| row.next())?).ok_or_else(|| Failure::internal("session"))
@@ -82,6 +90,9 @@ pub(crate) fn owner() -> Result<String, Failure> {
 
 /// Leases up to `batch_size` jobs of one campaign to this session; ends campaigns that have nothing left.
 pub(crate) fn claim(batch_size: i32) -> Result<i64, Failure> {
+    if !spi::first(spi::select(ANYTHING_TO_DO, &[], |row| row.next::<bool>())?).unwrap_or(false) {
+        return Ok(0);
+    }
     let owner = owner()?;
     spi::execute(RECLAIM, &[])?;
     let claim = || -> Result<i64, Failure> {
@@ -106,7 +117,7 @@ pub(crate) struct Job {
     pub(crate) max_attempts: i32,
 }
 
-const LEASED: &str = "SELECT id, key_wrapper_id, target_kms1_key_id, target_kms2_key_id, target_layers, attempts, max_attempts
+const LEASED: &str = "SELECT id, key_wrapper_id, target_kms1_key_id, target_kms2_key_id, target_layers::text, attempts, max_attempts
      FROM kms_wrap.rewrap_jobs WHERE status OPERATOR(pg_catalog.=) 'running' AND lease_owner OPERATOR(pg_catalog.=) $1 ORDER BY id";
 
 /// The jobs that this session holds.
@@ -118,7 +129,8 @@ pub(crate) fn leased() -> Result<Vec<Job>, Failure> {
             wrapper: row.next()?,
             target_kms1: row.opt()?,
             target_kms2: row.opt()?,
-            target_layers: row.opt::<JsonB>()?.map(|json| json.0),
+            // What cannot be read names no target: the job fails with that reason.
+            target_layers: row.opt::<String>()?.and_then(|text| serde_json::from_str(&text).ok()),
             attempts: row.next()?,
             max_attempts: row.next()?,
         })

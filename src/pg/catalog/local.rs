@@ -107,6 +107,16 @@ pub(crate) fn point_to(config: Uuid, old: &RootRef, new: &RootRef) -> Result<(),
     Ok(())
 }
 
+const PROVIDERS_UNDER: &str = "SELECT p.name::text FROM kms_wrap.kms_providers p
+     JOIN kms_wrap.provider_config c ON c.id OPERATOR(pg_catalog.=) p.provider_config_id
+     WHERE p.provider OPERATOR(pg_catalog.=) 'local' AND (c.config OPERATOR(pg_catalog.->>) 'fingerprint') OPERATOR(pg_catalog.=) $1
+       AND c.id OPERATOR(pg_catalog.<>) $2 ORDER BY p.id";
+
+/// Other providers under a root key.
+pub(crate) fn providers_under(root: &RootRef, but: Uuid) -> Result<Vec<String>, Failure> {
+    spi::select(PROVIDERS_UNDER, &[root.fingerprint.to_string().into(), but.into()], |row| row.next())
+}
+
 /// `provider_config.config` of a local provider.
 pub(crate) fn config_json(root: &RootRef) -> serde_json::Value {
     json!({ "root_key": root.name, "fingerprint": root.fingerprint.to_string() })

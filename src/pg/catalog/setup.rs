@@ -151,7 +151,7 @@ pub(crate) fn provider_id(name: &str) -> Result<i64, Failure> {
 const PICKING_POLICIES: &str = "SELECT p.policy_name::text
      FROM kms_wrap.policy_kms_keys pk JOIN kms_wrap.encryption_policies p ON p.id OPERATOR(pg_catalog.=) pk.policy_id
      JOIN kms_wrap.kms_keys k ON k.id OPERATOR(pg_catalog.=) pk.kms_key_id
-     WHERE pk.kms_key_id OPERATOR(pg_catalog.=) $1 AND k.status OPERATOR(pg_catalog.=) 'active' ORDER BY p.id";
+     WHERE pk.kms_key_id OPERATOR(pg_catalog.=) $1 AND k.status OPERATOR(pg_catalog.=) 'active' AND p.is_enabled ORDER BY p.id";
 
 /// Policies that would still put new shares under a key.
 pub(crate) fn policies_that_pick(key: i64) -> Result<Vec<String>, Failure> {

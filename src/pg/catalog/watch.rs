@@ -88,3 +88,10 @@ const MISSING_SEALED: &str = "SELECT pg_catalog.count(*) FROM kms_wrap.kms_keys 
 pub(crate) fn missing_sealed(provider: &str) -> Result<i64, Failure> {
     Ok(spi::first(spi::select(MISSING_SEALED, &[provider.into()], |row| row.next())?).unwrap_or(0))
 }
+
+const INSTALLED: &str = "SELECT pg_catalog.to_regclass('kms_wrap.rewrap_jobs') IS NOT NULL";
+
+/// Whether the extension is in this database.
+pub(crate) fn is_installed() -> Result<bool, Failure> {
+    Ok(spi::first(spi::select(INSTALLED, &[], |row| row.next())?).unwrap_or(false))
+}

@@ -6,7 +6,6 @@ use crate::pg::{
 };
 use pgrx::{JsonB, Uuid};
 use serde_json::Value;
-use std::collections::HashMap;
 
 /// What a wrapper may still be used for (`key_wrappers.status`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,34 +81,38 @@ impl WrapperRow {
     }
 }
 
+// One statement for wrapper and layers: two could see the wrapper before a rewrap and its layers after it. JSON comes as text, since jsonb may
+// hold what serde_json refuses, and a row that somebody edited must not end more than itself.
 macro_rules! wrapper_select {
     () => {
         "SELECT w.id, w.wrapper_uuid::pg_catalog.uuid, w.policy_id, p.policy_uuid, p.policy_name::text, w.kms1_key_id, w.kms2_key_id,
-                w.dek_wrap1, w.dek_wrap2, w.crypto_suite, w.status, w.purpose, w.epoch, w.generation, w.dek_fingerprint
-         FROM kms_wrap.key_wrappers w JOIN kms_wrap.encryption_policies p ON p.id OPERATOR(pg_catalog.=) w.policy_id "
+                w.dek_wrap1, w.dek_wrap2, w.crypto_suite::text, w.status, w.purpose, w.epoch, w.generation, w.dek_fingerprint,
+                l.layer_no, l.kms_key_id, a.name::text, l.kem_ciphertext, l.encap_pubkey, l.aad::text, l.meta::text
+         FROM kms_wrap.key_wrappers w JOIN kms_wrap.encryption_policies p ON p.id OPERATOR(pg_catalog.=) w.policy_id
+         LEFT JOIN kms_wrap.key_wrapper_layers l ON l.key_wrapper_id OPERATOR(pg_catalog.=) w.id
+         LEFT JOIN kms_wrap.crypto_algorithms a ON a.id OPERATOR(pg_catalog.=) l.kem_algo_id "
     };
 }
 
-const BY_UUID: &str = concat!(wrapper_select!(), "WHERE w.wrapper_uuid OPERATOR(pg_catalog.=) $1::pg_catalog.text::pg_catalog.bpchar");
-const BY_IDS: &str = concat!(wrapper_select!(), "WHERE w.id OPERATOR(pg_catalog.=) ANY ($1) ORDER BY w.id");
-const LAYERS: &str = "SELECT l.key_wrapper_id, l.layer_no, l.kms_key_id, a.name::text, l.kem_ciphertext, l.encap_pubkey, l.aad, l.meta
-     FROM kms_wrap.key_wrapper_layers l JOIN kms_wrap.crypto_algorithms a ON a.id OPERATOR(pg_catalog.=) l.kem_algo_id
-     WHERE l.key_wrapper_id OPERATOR(pg_catalog.=) ANY ($1) ORDER BY l.key_wrapper_id, l.layer_no";
+const BY_UUID: &str =
+    concat!(wrapper_select!(), "WHERE w.wrapper_uuid OPERATOR(pg_catalog.=) $1::pg_catalog.text::pg_catalog.bpchar ORDER BY l.layer_no");
+const BY_IDS: &str = concat!(wrapper_select!(), "WHERE w.id OPERATOR(pg_catalog.=) ANY ($1) ORDER BY w.id, l.layer_no");
 const NEXT_GENERATIONS: &str = "SELECT pg_catalog.nextval('kms_wrap.wrapper_generation_seq') FROM pg_catalog.generate_series(1, $1)";
 
 /// One wrapper.
 pub(crate) fn by_uuid(uuid: Uuid) -> Result<WrapperRow, Failure> {
-    let row = spi::first(spi::select(BY_UUID, &[uuid.into()], read)?).ok_or_else(|| Failure::unknown("wrapper", uuid))?;
-    Ok(with_layers(vec![row])?.remove(0))
+    let rows = grouped(spi::select(BY_UUID, &[uuid.into()], read)?);
+    spi::first(rows).ok_or_else(|| Failure::unknown("wrapper", uuid))
 }
 
 /// Wrappers by id, in the order of their ids. Unknown ids are missing from the answer.
 pub(crate) fn by_ids(ids: &[i64]) -> Result<Vec<WrapperRow>, Failure> {
-    with_layers(spi::select(BY_IDS, &[ids.to_vec().into()], read)?)
+    Ok(grouped(spi::select(BY_IDS, &[ids.to_vec().into()], read)?))
 }
 
+/// A wrapper with at most one of its layers.
 fn read(row: &mut Row<'_>) -> Result<WrapperRow, Failure> {
-    Ok(WrapperRow {
+    let mut wrapper = WrapperRow {
         id: row.next()?,
         uuid: *row.next::<Uuid>()?.as_bytes(),
         policy_id: row.next()?,
@@ -119,39 +122,43 @@ fn read(row: &mut Row<'_>) -> Result<WrapperRow, Failure> {
         kms2: row.next()?,
         dek_wrap1: row.next()?,
         dek_wrap2: row.next()?,
-        crypto_suite: row.opt::<JsonB>()?.map(|json| json.0),
+        crypto_suite: json(row)?,
         status: WrapperStatus::from_name(&row.next::<String>()?)?,
         purpose: row.next()?,
         epoch: row.next()?,
         generation: row.next()?,
         dek_fingerprint: row.next()?,
         layers: Vec::new(),
-    })
-}
-
-fn with_layers(mut wrappers: Vec<WrapperRow>) -> Result<Vec<WrapperRow>, Failure> {
-    let ids: Vec<i64> = wrappers.iter().map(|w| w.id).collect();
-    let mut layers: HashMap<i64, Vec<LayerRow>> = HashMap::new();
-    let rows = spi::select(LAYERS, &[ids.into()], |row| {
-        let wrapper: i64 = row.next()?;
-        let layer = LayerRow {
-            layer_no: row.next()?,
+    };
+    if let Some(layer_no) = row.opt()? {
+        wrapper.layers.push(LayerRow {
+            layer_no,
             key: row.opt()?,
             algorithm: row.next()?,
             kem_ciphertext: row.next()?,
             encap_pubkey: row.opt()?,
-            aad: row.opt::<JsonB>()?.map(|json| json.0),
-            meta: row.opt::<JsonB>()?.map(|json| json.0),
-        };
-        Ok((wrapper, layer))
-    })?;
-    for (wrapper, layer) in rows {
-        layers.entry(wrapper).or_default().push(layer);
+            aad: json(row)?,
+            meta: json(row)?,
+        });
     }
-    for wrapper in &mut wrappers {
-        wrapper.layers = layers.remove(&wrapper.id).unwrap_or_default();
+    Ok(wrapper)
+}
+
+/// JSON that cannot be read is JSON that disagrees with the bytes.
+fn json(row: &mut Row<'_>) -> Result<Option<Value>, Failure> {
+    Ok(row.opt::<String>()?.and_then(|text| serde_json::from_str(&text).ok()))
+}
+
+/// Joins the rows of one wrapper, which follow each other.
+fn grouped(rows: Vec<WrapperRow>) -> Vec<WrapperRow> {
+    let mut wrappers: Vec<WrapperRow> = Vec::new();
+    for row in rows {
+        match wrappers.last_mut() {
+            Some(last) if last.id == row.id => last.layers.extend(row.layers),
+            _ => wrappers.push(row),
+        }
     }
-    Ok(wrappers)
+    wrappers
 }
 
 /// Draws `n` generation numbers.
@@ -202,7 +209,7 @@ const INSERT: &str = "WITH w AS (
        SELECT w.id, n.layer_no, n.key, a.id, n.ct, n.aad, n.meta
        FROM w, ROWS FROM (pg_catalog.unnest($11), pg_catalog.unnest($12), pg_catalog.unnest($13), pg_catalog.unnest($14),
                           pg_catalog.unnest($15), pg_catalog.unnest($16)) AS n (layer_no, key, algorithm, ct, aad, meta)
-            JOIN kms_wrap.crypto_algorithms a ON a.class OPERATOR(pg_catalog.=) 'kem' AND a.name OPERATOR(pg_catalog.=) n.algorithm)
+            JOIN kms_wrap.crypto_algorithms a ON a.id OPERATOR(pg_catalog.<) 1000 AND a.class OPERATOR(pg_catalog.=) 'kem' AND a.name OPERATOR(pg_catalog.=) n.algorithm)
      SELECT id FROM w";
 
 /// Inserts a wrapper; `false` when its wrap_version is taken for its pair of keys (after wrap-around) and another generation is needed.
@@ -267,7 +274,7 @@ const UPDATE_LAYERS: &str = "UPDATE kms_wrap.key_wrapper_layers l
      SET kms_key_id = n.key, kem_algo_id = a.id, kem_ciphertext = n.ct, encap_pubkey = NULL, aad = n.aad, meta = n.meta
      FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),
                      pg_catalog.unnest($6), pg_catalog.unnest($7)) AS n (wrapper, layer_no, key, algorithm, ct, aad, meta)
-          JOIN kms_wrap.crypto_algorithms a ON a.class OPERATOR(pg_catalog.=) 'kem' AND a.name OPERATOR(pg_catalog.=) n.algorithm
+          JOIN kms_wrap.crypto_algorithms a ON a.id OPERATOR(pg_catalog.<) 1000 AND a.class OPERATOR(pg_catalog.=) 'kem' AND a.name OPERATOR(pg_catalog.=) n.algorithm
      WHERE l.key_wrapper_id OPERATOR(pg_catalog.=) n.wrapper AND l.layer_no OPERATOR(pg_catalog.=) n.layer_no";
 
 // Concurrent writers draw from one sequence, so only a wrap-around can make two rows of a pair meet; those are 2^31 writes apart.
@@ -283,6 +290,13 @@ pub(crate) fn taken_versions(rows: &[(i64, i64, i64, i64)]) -> Result<Vec<i64>, 
     let versions: Vec<i32> = rows.iter().map(|r| wrap_version(r.3)).collect();
     let args = [column(|r| r.0).into(), column(|r| r.1).into(), column(|r| r.2).into(), versions.into()];
     spi::select(TAKEN_VERSIONS, &args, |row| row.next())
+}
+
+const UNLOCKED: &str = "SELECT id FROM kms_wrap.key_wrappers WHERE id OPERATOR(pg_catalog.=) ANY ($1) ORDER BY id FOR UPDATE SKIP LOCKED";
+
+/// Locks these wrappers, but for those that another session holds: a job waits for nobody.
+pub(crate) fn lock_free(ids: &[i64]) -> Result<Vec<i64>, Failure> {
+    spi::write(UNLOCKED, &[ids.to_vec().into()], |row| row.next())
 }
 
 /// Writes rewrapped wrappers back; returns the ids that were written. The others changed meanwhile and are as they were.

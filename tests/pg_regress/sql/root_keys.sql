@@ -32,7 +32,7 @@ SELECT kms_wrap.kw_create_root_key(:'testname' || '-a') ~ '^[0-9a-f]{32}$';
 \! stat -c '%a %s %F' "$KEYDIR" "$KEYDIR/$TESTNAME-a" | sed -E 's/^700 [0-9]+ /700 /'
 \! ls -A "$KEYDIR" | grep -c "^\.$TESTNAME"
 -- SHA-256 over label and key, the first 16 bytes.
-\! (printf 'kms_wrap/v1/root-fingerprint\0'; cat "$KEYDIR/$TESTNAME-a") | sha256sum | cut -c1-32 > "/tmp/$TESTNAME.$PPID.sum" && mv "/tmp/$TESTNAME.$PPID.sum" "$KEYDIR/.$TESTNAME-sum"
+\! (printf 'kms_wrap/v1/root-fingerprint\0'; cat "$KEYDIR/$TESTNAME-a") | sha256sum | cut -c1-32 > "$KEYDIR/.$TESTNAME-sum"
 SELECT kms_wrap.kw_add_provider('a', 'local', jsonb_build_object('root_key', :'testname' || '-a'));
 SELECT trim(pg_read_file(:'keydir' || '/.root_keys-sum'), E'\n') = config ->> 'fingerprint' FROM kms_wrap.provider_config;
 \! rm "$KEYDIR/.$TESTNAME-sum"
@@ -59,7 +59,7 @@ SELECT kms_wrap.kw_create_root_key(:'testname' || repeat('x', 64 - length(:'test
 
 -- Files that are no root key: a provider over them is not made.
 \! head -c 31 /dev/zero > "$KEYDIR/$TESTNAME-31"; head -c 33 /dev/zero > "$KEYDIR/$TESTNAME-33"; head -c 32 /dev/zero > "$KEYDIR/$TESTNAME-shared"; head -c 32 /dev/zero > "$KEYDIR/$TESTNAME-exec"
-\! chmod 0600 "$KEYDIR/$TESTNAME"-*; chmod 0644 "$KEYDIR/$TESTNAME-shared"; chmod 0700 "$KEYDIR/$TESTNAME-exec"; ln -s "$TESTNAME-a" "$KEYDIR/$TESTNAME-link2"; chmod 0700 "$KEYDIR/$TESTNAME-dir"; mkfifo -m 0600 "$KEYDIR/$TESTNAME-fifo"
+\! chmod 0600 "$KEYDIR/$TESTNAME-empty" "$KEYDIR/$TESTNAME-31" "$KEYDIR/$TESTNAME-33"; chmod 0644 "$KEYDIR/$TESTNAME-shared"; chmod 0700 "$KEYDIR/$TESTNAME-exec"; ln -s "$TESTNAME-a" "$KEYDIR/$TESTNAME-link2"; chmod 0700 "$KEYDIR/$TESTNAME-dir"; mkfifo -m 0600 "$KEYDIR/$TESTNAME-fifo"
 SELECT n, try(format('SELECT kms_wrap.kw_add_provider(%L, %L, %L)', 'x', 'local', jsonb_build_object('root_key', 'root_keys-' || n)))
 FROM unnest('{nowhere,empty,31,33,shared,exec,link,link2,dir,fifo}'::text[]) n;
 SELECT count(*) FROM kms_wrap.kms_providers;
@@ -108,8 +108,6 @@ SELECT octet_length(kms_wrap.kw_unwrap(kms_wrap.kw_wrap_dek()));
 -- The same in a session that has read nothing yet.
 \! mv "$KEYDIR/$TESTNAME-a" "$KEYDIR/$TESTNAME-a.away"
 \c
-\pset tuples_only
-\pset tuples_only
 SELECT try(format('SELECT kms_wrap.kw_unwrap(%L)', :'w'));
 \! mv "$KEYDIR/$TESTNAME-a.away" "$KEYDIR/$TESTNAME-a"
 SELECT octet_length(kms_wrap.kw_unwrap(:'w'));
