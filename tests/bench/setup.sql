@@ -69,21 +69,3 @@ BEGIN
     RETURN n;
 END
 $$;
-
--- Waits until a campaign has ended; returns how long the worker had it, in milliseconds, with the last look for new wrappers.
-CREATE FUNCTION bench.await_campaign(campaign bigint) RETURNS double precision
-LANGUAGE plpgsql AS $$
-DECLARE
-    c record;
-BEGIN
-    LOOP
-        SELECT * INTO STRICT c FROM kms_wrap.kw_rewrap_progress p WHERE p.campaign_id = campaign;
-        EXIT WHEN c.status <> 'running';
-        PERFORM pg_sleep(0.02);
-    END LOOP;
-    IF c.status <> 'done' OR c.failed > 0 OR c.done <> c.total THEN
-        RAISE EXCEPTION 'campaign % ended as % with % of % done: %', campaign, c.status, c.done, c.total, c.last_error;
-    END IF;
-    RETURN EXTRACT(epoch FROM clock_timestamp() - c.started_at) * 1000;
-END
-$$;

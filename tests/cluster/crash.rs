@@ -2,8 +2,9 @@
 //!
 //! `KMS_WRAP_SEED` repeats a run's random choices.
 
+use std::fs;
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::fixture::{assert_all_open, next_key, progress, quickstarted, schedule, worker, wrap};
 use crate::harness::{Cluster, Session, wait_until};
@@ -129,7 +130,15 @@ fn kill_worker_in_the_middle(cluster: &Cluster, random: &mut Random) {
 fn kill_postmaster_alone(cluster: &Cluster) {
     let (postmaster, children) = (cluster.postmaster().expect("a running server"), cluster.children());
     kill("KILL", &[postmaster]);
-    wait_until("the others are gone", || !children.iter().any(|pid| is_alive(*pid)));
+    let start = Instant::now();
+    let mut left = children.clone();
+    while !left.is_empty() && start.elapsed() < Duration::from_secs(15) {
+        thread::sleep(Duration::from_millis(20));
+        left.retain(|pid| is_alive(*pid));
+    }
+    let names: Vec<String> = left.iter().map(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default()).collect();
+    kill("KILL", &left);
+    assert!(left.is_empty(), "still there 15 s after their postmaster: {names:?}");
     // Nothing is left to kill; this clears away what the postmaster could not.
     cluster.crash();
     cluster.up();

@@ -77,16 +77,15 @@ SET ROLE :role;
 SELECT kms_wrap.kw_wrap_dek();
 SELECT kms_wrap.kw_unwrap('00000000-0000-7000-8000-000000000000');
 SELECT * FROM kms_wrap.kw_verify();
+-- Nor may it try out which root key files there are.
+\set VERBOSITY sqlstate
 SELECT kms_wrap.kw_create_root_key('x');
-\echo :LAST_ERROR_SQLSTATE
 SELECT * FROM kms_wrap.kw_quickstart();
-\echo :LAST_ERROR_SQLSTATE
 SELECT kms_wrap.kw_rotate_root_key('a', 'b');
-\echo :LAST_ERROR_SQLSTATE
 SELECT kms_wrap.kw_add_provider('x', 'local', '{"root_key": "x"}');
-\echo :LAST_ERROR_SQLSTATE
 SELECT * FROM kms_wrap.kw_health();
 CALL kms_wrap.kw_run_jobs();
+\set VERBOSITY default
 RESET ROLE;
 
 -- A search_path of the caller's changes nothing: objects of the same names are not ours.

@@ -20,18 +20,19 @@ UPDATE kms_wrap.key_wrappers SET dek_wrap1 = set_byte(dek_wrap1, octet_length(de
 UPDATE kms_wrap.key_wrappers SET crypto_suite = crypto_suite || '{"composition": "redundant"}' WHERE id = 1003;
 DELETE FROM kms_wrap.key_wrapper_layers WHERE key_wrapper_id = 1004;
 UPDATE kms_wrap.key_wrappers SET status = 'rotated' WHERE id IN (1005, 1006);
+-- A retired wrapper doesn't open for use, but can be set back: it is checked like the others.
 UPDATE kms_wrap.key_wrappers SET status = 'retired' WHERE id = 1005;
 UPDATE kms_wrap.key_wrappers SET status = 'invalid' WHERE id = 1007;
 UPDATE kms_wrap.key_wrappers SET dek_wrap1 = set_byte(dek_wrap1, 4, 9) WHERE id = 1008;
 -- A redundant wrapper of which only the second path is bad: it opens, but it is not what it should be.
 UPDATE kms_wrap.key_wrappers SET dek_wrap2 = set_byte(dek_wrap2, octet_length(dek_wrap2) - 1, get_byte(dek_wrap2, octet_length(dek_wrap2) - 1) # 1) WHERE id = 1206;
 SELECT octet_length(kms_wrap.kw_unwrap(wrapper_uuid::uuid)) AS opens FROM kms_wrap.key_wrappers WHERE id = 1206;
-SELECT w.id, v.ok, v.sqlstate, v.message FROM kms_wrap.kw_verify() v JOIN kms_wrap.key_wrappers w ON w.wrapper_uuid = v.wrapper::text WHERE NOT v.ok ORDER BY w.id;
+SELECT w.id, v.ok, v.sqlstate, replace(v.message, v.wrapper::text, '<uuid>') AS message FROM kms_wrap.kw_verify() v JOIN kms_wrap.key_wrappers w ON w.wrapper_uuid = v.wrapper::text WHERE NOT v.ok ORDER BY w.id;
 SELECT ok, count(*) FROM kms_wrap.kw_verify() GROUP BY 1 ORDER BY 1;
 -- kw_verify changes nothing: a bad wrapper stays active until somebody decides.
 SELECT status, count(*) FROM kms_wrap.key_wrappers GROUP BY 1 ORDER BY 1;
 
--- Selectors, joined by AND. Only live wrappers are looked at.
+-- Selectors, joined by AND.
 SELECT count(*) FROM kms_wrap.kw_verify(policy => 'redundant');
 SELECT count(*) FROM kms_wrap.kw_verify(from_key => :b2);
 SELECT count(*) FROM kms_wrap.kw_verify(from_key => :m1, policy => 'redundant');
