@@ -17,9 +17,10 @@ BEGIN
                     WHEN c.window_start < c.window_end THEN moment::time >= c.window_start AND moment::time < c.window_end
                     ELSE moment::time >= c.window_start OR moment::time < c.window_end
                 END
-            AND EXISTS (
+            -- A limited campaign has its last claim's time to wait before it can be ended.
+            AND (c.rate_per_second IS NOT NULL OR EXISTS (
                 SELECT FROM kms_wrap.rewrap_jobs j
-                WHERE j.campaign_id = c.id AND j.status = 'pending' AND j.next_attempt_at <= moment + interval '5 s')
+                WHERE j.campaign_id = c.id AND j.status = 'pending' AND j.next_attempt_at <= moment + interval '5 s'))
     );
 END
 $function$;
@@ -33,8 +34,13 @@ DECLARE
     wait pg_catalog.float8;
     idle_until pg_catalog.timestamptz;
 BEGIN
-    IF max_batches OPERATOR(pg_catalog.<) 1 OR batch_size IS NULL OR batch_size OPERATOR(pg_catalog.<) 1 THEN
-        RAISE EXCEPTION 'max_batches and batch_size must be greater than 0' USING ERRCODE = '22023';
+    IF batch_size IS NULL THEN
+        RAISE EXCEPTION 'argument "batch_size" must not be null' USING ERRCODE = '22004';
+    ELSIF batch_size OPERATOR(pg_catalog.<) 1 OR batch_size OPERATOR(pg_catalog.>) 10000 THEN
+        RAISE EXCEPTION 'invalid value for argument "batch_size"' USING ERRCODE = '22023', DETAIL = 'It must be 1 to 10000.';
+    ELSIF max_batches OPERATOR(pg_catalog.<) 1 THEN
+        RAISE EXCEPTION 'invalid value for argument "max_batches"'
+            USING ERRCODE = '22023', DETAIL = 'It must be at least 1, or NULL for no limit.';
     END IF;
     WHILE max_batches IS NULL OR batches OPERATOR(pg_catalog.<) max_batches LOOP
         claimed := kms_wrap.kw_jobs_claim(batch_size);

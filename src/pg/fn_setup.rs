@@ -25,6 +25,7 @@ fn kw_create_root_key(name: Option<&str>) -> Result<String, ErrorReport> {
 #[pg_extern(parallel_unsafe, cost = 1000)]
 #[search_path(pg_catalog, pg_temp)]
 fn kw_rotate_root_key(provider: Option<&str>, new_root_key: Option<&str>) -> Result<i32, ErrorReport> {
+    setup::superuser_only("kw_rotate_root_key")?;
     Ok(setup::rotate_root_key(required("provider", provider)?, required("new_root_key", new_root_key)?)?)
 }
 
@@ -38,6 +39,7 @@ fn kw_add_provider(
     project_tenant: default!(Option<&str>, "NULL"),
     trust_domain: default!(Option<&str>, "NULL"),
 ) -> Result<i64, ErrorReport> {
+    setup::superuser_only("kw_add_provider")?;
     let name = checked("name", name, 100)?;
     let kind = required("kind", kind)?;
     let config = required("config", config)?.value("config")?;

@@ -74,9 +74,19 @@ fn root_keys(providers: &[watch::ProviderRow]) -> Vec<Finding> {
         let uses = |p: &&watch::ProviderRow| p.config.as_ref().and_then(|c| c.get("root_key")).and_then(|r| r.as_str()) == Some(name);
         providers.iter().filter(uses).map(|p| p.name.as_str()).collect()
     };
+    let expected = |name: &str, found: &str| -> Option<String> {
+        let config = |p: &watch::ProviderRow, field: &str| p.config.as_ref()?.get(field)?.as_str().map(str::to_owned);
+        let mut users = providers.iter().filter(|p| config(p, "root_key").as_deref() == Some(name));
+        users.find_map(|p| config(p, "fingerprint").filter(|fingerprint| fingerprint != found))
+    };
     let describe = |name: String| {
         let users = needing(&name);
         match directory.load(&name) {
+            Ok((root, _)) if expected(&name, &root.fingerprint.to_string()).is_some() => {
+                let expected = expected(&name, &root.fingerprint.to_string()).unwrap_or_default();
+                let detail = format!("fingerprint {}, but {} expects {expected}", root.fingerprint, users.join(", "));
+                finding("root key", &name, "red", detail, "Put the right file in its place, from its backup")
+            }
             Ok((root, _)) if users.is_empty() => finding(
                 "root key",
                 &name,
@@ -231,6 +241,15 @@ fn policy_state(name: &str) -> Result<Finding, Failure> {
 
 fn floors() -> Result<Finding, Failure> {
     let settings = format!("require_origin {}, require_pq {}, min_suite {}", gucs::require_origin(), gucs::require_pq(), gucs::min_suite());
+    if gucs::min_suite() > i32::from(SUITE_1) {
+        return Ok(finding(
+            "floors",
+            "settings",
+            "red",
+            format!("{settings}; this version writes suite 1, so no wrapper opens"),
+            "Lower kms_wrap.min_suite",
+        ));
+    }
     let bare = watch::without_layers()?;
     Ok(match (bare, gucs::require_pq()) {
         (0, _) => green("floors", "settings", format!("{settings}; every live wrapper has a layer")),

@@ -354,6 +354,9 @@ pub(crate) fn write(mut rewritten: Vec<Rewritten>) -> Result<Vec<i64>, Failure> 
 /// Rewraps one wrapper now; returns its generation and whether anything was to be done.
 pub(crate) fn rewrap_one(row: WrapperRow, targets: Targets) -> Result<(i64, bool), Failure> {
     let (id, old) = (row.id, row.generation);
+    for (_, target) in targets.iter() {
+        key::by_id(target)?;
+    }
     let batch = Batch::load(vec![(row, targets)])?;
     for _ in 0..1000 {
         if batch.is_current() {

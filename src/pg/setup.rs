@@ -31,16 +31,19 @@ pub(crate) const MAX_KEY_ID: usize = 36;
 
 /// Makes a root key file; returns its fingerprint. Superusers only: it writes to the server's file system.
 pub(crate) fn create_root_key(name: &str) -> Result<Fingerprint, Failure> {
-    // SAFETY: looks up the current user's attribute; called inside a transaction.
-    #[allow(unsafe_code)]
-    let superuser = unsafe { pgrx::pg_sys::superuser() };
-    if !superuser {
-        return Err(Failure::superuser_only("kw_create_root_key"));
-    }
+    superuser_only("kw_create_root_key")?;
     if spi::in_recovery() {
         return Err(Failure::read_only());
     }
     kms::key_directory().create(name, &mut SystemEntropy).map_err(|e| root_key_failure(KIND, name, e))
+}
+
+/// What looks at files of the server is for superusers, whatever rights on functions and tables were granted.
+pub(crate) fn superuser_only(function: &str) -> Result<(), Failure> {
+    // SAFETY: looks up the current user's attribute; called inside a transaction.
+    #[allow(unsafe_code)]
+    let superuser = unsafe { pgrx::pg_sys::superuser() };
+    if superuser { Ok(()) } else { Err(Failure::superuser_only(function)) }
 }
 
 /// Reads a root key file's fingerprint.
@@ -52,7 +55,7 @@ pub(crate) fn root_ref(provider: &str, name: &str) -> Result<RootRef, Failure> {
 fn root_key_failure(provider: &str, name: &str, error: RootKeyError) -> Failure {
     match error {
         RootKeyError::BadName => Failure::bad_argument(
-            "invalid root key name",
+            format!("invalid root key name {name:?}"),
             format!("It must have 1 to {MAX_NAME} characters out of A-Z a-z 0-9 _ . - and must not start with a dot."),
         ),
         RootKeyError::Exists(_) => Failure::duplicate("root key", name),
@@ -96,7 +99,8 @@ pub(crate) fn add_local_provider(
         project_tenant,
         trust_domain: &domain,
     };
-    setup::insert_provider(new)?.ok_or_else(|| Failure::duplicate("key provider", name))
+    let taken = if setup::provider_id(name).is_ok() { ("key provider", name) } else { ("location", new.location) };
+    setup::insert_provider(new)?.ok_or_else(|| Failure::duplicate(taken.0, taken.1))
 }
 
 /// The root key that a local provider's configuration names.

@@ -3,7 +3,7 @@
 use super::report::Failure;
 use pgrx::{
     FromDatum, IntoDatum, PgOid, Spi,
-    datum::DatumWithOid,
+    datum::{DatumWithOid, TimestampWithTimeZone},
     spi::{OwnedPreparedStatement, SpiHeapTupleData},
 };
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
@@ -91,6 +91,14 @@ pub(crate) fn has_transaction_snapshot() -> bool {
     #[allow(unsafe_code)]
     let level = unsafe { pgrx::pg_sys::XactIsoLevel };
     u32::try_from(level).is_ok_and(|level| level >= pgrx::pg_sys::XACT_REPEATABLE_READ)
+}
+
+/// When this process started.
+pub(crate) fn session_start() -> Option<TimestampWithTimeZone> {
+    // SAFETY: set once when the process starts.
+    #[allow(unsafe_code)]
+    let start = unsafe { pgrx::pg_sys::MyStartTimestamp };
+    TimestampWithTimeZone::try_from(start).ok()
 }
 
 /// Whether this server is a standby.

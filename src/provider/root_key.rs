@@ -157,7 +157,7 @@ impl KeyDirectory {
         if meta.uid() != geteuid().as_raw() {
             return Err(unfit("belongs to another user than the server's"));
         }
-        if meta.mode() & 0o077 != 0 {
+        if meta.mode() & 0o7177 != 0 {
             return Err(unfit(&format!("has mode {:04o}; it must be 0600 or 0400", meta.mode() & 0o7777)));
         }
         let mut key = Secret::zero();

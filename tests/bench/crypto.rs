@@ -5,6 +5,7 @@
 //! Parsing, rows and JSON are left out, so that what they cost counts as the extension's own.
 #![allow(
     missing_docs,
+    clippy::arithmetic_side_effects,
     clippy::as_conversions,
     clippy::cast_precision_loss,
     clippy::expect_used,

@@ -136,7 +136,10 @@ fn kill_postmaster_alone(cluster: &Cluster) {
         thread::sleep(Duration::from_millis(20));
         left.retain(|pid| is_alive(*pid));
     }
-    let names: Vec<String> = left.iter().map(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default()).collect();
+    let names: Vec<String> = left
+        .iter()
+        .map(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().trim_end_matches(['\0', ' ']).to_owned())
+        .collect();
     kill("KILL", &left);
     assert!(left.is_empty(), "still there 15 s after their postmaster: {names:?}");
     // Nothing is left to kill; this clears away what the postmaster could not.

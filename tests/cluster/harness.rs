@@ -101,7 +101,7 @@ impl Cluster {
     }
 
     /// Where PostgreSQL's programs are.
-    pub(crate) fn bindir(&self) -> String {
+    pub(crate) fn bindir() -> String {
         postgres().bindir.display().to_string()
     }
 

@@ -60,7 +60,7 @@ fn upgrade(options: &[&str]) {
 
     let new = Cluster::start(&settings);
     new.down();
-    let bindir = old.bindir();
+    let bindir = Cluster::bindir();
     let place = new.make_dir("up");
     let (from, to) = (old.data(), new.data());
     let mut arguments = vec!["-b", &bindir, "-B", &bindir, "-d", &from, "-D", &to, "-s", &place, "-U", "postgres"];

@@ -8,7 +8,7 @@
 //! ```
 
 // A test stops at the first thing that is not as it should be.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 // A test that fails shows the server's log.
 #![allow(clippy::print_stderr)]
 // Not every test file uses every part of the harness.
@@ -19,6 +19,7 @@ mod dump;
 mod fixture;
 mod harness;
 mod install;
+mod jobs;
 mod process;
 mod psql;
 mod smoke;

@@ -4,24 +4,13 @@ use super::campaign;
 use crate::pg::{report::Failure, spi};
 use serde_json::Value;
 
-/// Name of this session as the owner of leases: a pid alone comes back.
-macro_rules! owner {
-    ($activity:literal) => {
-        concat!(
-            $activity,
-            ".pid::pg_catalog.text OPERATOR(pg_catalog.||) '@' OPERATOR(pg_catalog.||) EXTRACT(epoch FROM ",
-            $activity,
-            ".backend_start)::pg_catalog.text"
-        )
-    };
-}
-
-const OWNER: &str = concat!("SELECT ", owner!("a"), " FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) a");
+// This session as the owner of leases: a pid alone comes back. The start is this process's own, since pg_stat_activity hides it from ordinary roles.
+const OWNER: &str = "SELECT pg_catalog.pg_backend_pid()::pg_catalog.text OPERATOR(pg_catalog.||) '@'
+            OPERATOR(pg_catalog.||) EXTRACT(epoch FROM $1)::pg_catalog.text";
 
 // Leases of sessions that are gone, and leases that ran out. A job that took its session along so often is given up. The list of sessions may be as
 // old as this transaction, so a lease that is younger is left alone.
-const RECLAIM: &str = concat!(
-    "WITH lost AS (
+const RECLAIM: &str = "WITH lost AS (
        UPDATE kms_wrap.rewrap_jobs j
        SET status = CASE WHEN j.attempts OPERATOR(pg_catalog.>=) (j.max_attempts OPERATOR(pg_catalog.*) 4) THEN 'failed' ELSE 'pending' END,
            finished_at = CASE WHEN j.attempts OPERATOR(pg_catalog.>=) (j.max_attempts OPERATOR(pg_catalog.*) 4) THEN pg_catalog.now() END,
@@ -31,15 +20,15 @@ const RECLAIM: &str = concat!(
                WHERE r.status OPERATOR(pg_catalog.=) 'running'
                  AND (r.lease_until OPERATOR(pg_catalog.<) pg_catalog.now()
                       OR (r.lease_until OPERATOR(pg_catalog.<) (pg_catalog.now() OPERATOR(pg_catalog.+) '10 minutes'::pg_catalog.interval)
-                          AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(NULL) a WHERE ",
-    owner!("a"),
-    " OPERATOR(pg_catalog.=) r.lease_owner)))
+                          AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(NULL) a
+                            WHERE a.pid::pg_catalog.text OPERATOR(pg_catalog.=) pg_catalog.split_part(r.lease_owner, '@', 1)
+                              AND (a.backend_start IS NULL OR EXTRACT(epoch FROM a.backend_start)::pg_catalog.text
+                                   OPERATOR(pg_catalog.=) pg_catalog.split_part(r.lease_owner, '@', 2)))))
                FOR UPDATE SKIP LOCKED))
        RETURNING j.campaign_id, j.status)
      UPDATE kms_wrap.rewrap_campaigns c SET failed = c.failed OPERATOR(pg_catalog.+) f.n
      FROM (SELECT campaign_id, pg_catalog.count(*) AS n FROM lost WHERE status OPERATOR(pg_catalog.=) 'failed' GROUP BY campaign_id) f
-     WHERE c.id OPERATOR(pg_catalog.=) f.campaign_id"
-);
+     WHERE c.id OPERATOR(pg_catalog.=) f.campaign_id";
 
 // One due campaign, then its oldest pending jobs. The campaign's row is locked for this short transaction, so that several sessions keep one rate.
 const CLAIM: &str = "WITH c AS MATERIALIZED (
@@ -85,7 +74,7 @@ const ANYTHING_TO_DO: &str = "SELECT EXISTS (SELECT FROM kms_wrap.rewrap_campaig
 
 /// This session as the owner of leases.
 pub(crate) fn owner() -> Result<String, Failure> {
-    spi::first(spi::select(OWNER, &[], |row| row.next())?).ok_or_else(|| Failure::internal("session"))
+    spi::first(spi::select(OWNER, &[spi::session_start().into()], |row| row.next())?).ok_or_else(|| Failure::internal("session"))
 }
 
 /// Leases up to `batch_size` jobs of one campaign to this session; ends campaigns that have nothing left.
