@@ -10,7 +10,10 @@ use super::{
     report::Failure,
     setup, spi,
 };
-use crate::provider::{local::KIND, root_key::RootKeyError};
+use crate::{
+    core::suite::SUITE_1,
+    provider::{local::KIND, root_key::RootKeyError},
+};
 
 /// A component's state.
 pub(crate) struct Finding {

@@ -4,7 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::fixture::{assert_all_open, install, next_key, progress, quickstarted, schedule, with_worker, worker, wrap};
+use crate::fixture::{assert_all_open, install, next_key, progress, schedule, with_worker, worker, wrap};
 use crate::harness::{Cluster, wait_until};
 
 const DB: &str = "postgres";
