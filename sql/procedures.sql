@@ -18,7 +18,9 @@ BEGIN
                     ELSE moment::time >= c.window_start OR moment::time < c.window_end
                 END
             -- A limited campaign has its last claim's time to wait before it can be ended.
-            AND (c.rate_per_second IS NOT NULL OR EXISTS (
+            AND (c.rate_per_second IS NOT NULL AND NOT EXISTS (
+                SELECT FROM kms_wrap.rewrap_jobs j WHERE j.campaign_id = c.id AND j.status IN ('pending', 'running'))
+            OR EXISTS (
                 SELECT FROM kms_wrap.rewrap_jobs j
                 WHERE j.campaign_id = c.id AND j.status = 'pending' AND j.next_attempt_at <= moment + interval '5 s'))
     );

@@ -106,7 +106,14 @@ unsafe extern "C-unwind" fn terminate(_signal: i32) {
 
 /// Sleeps until something happens, then does what signals ask for.
 fn wait(patience: Duration) {
-    BackgroundWorker::wait_latch(Some(patience));
+    if !BackgroundWorker::wait_latch(Some(patience)) {
+        // The postmaster is gone: no process of it may go on, or no server can start here again.
+        // SAFETY: the regular end of a server process, outside any transaction.
+        #[allow(unsafe_code)]
+        unsafe {
+            pg_sys::proc_exit(1);
+        }
+    }
     pgrx::check_for_interrupts!();
     if BackgroundWorker::sighup_received() {
         // SAFETY: the way every server process takes over a changed configuration file; called between transactions.
@@ -166,8 +173,8 @@ pub extern "C-unwind" fn kms_wrap_worker_main(arg: pg_sys::Datum) {
         wait(POLL);
     }
     loop {
-        let worked = step();
-        wait(if worked { Duration::ZERO } else { POLL });
+        let patience = if step() { Duration::ZERO } else { transaction(until_due) };
+        wait(patience);
     }
 }
 
@@ -191,6 +198,12 @@ fn step() -> bool {
 fn claim() -> Result<i64, Failure> {
     // The extension may not be there yet, or not any more.
     if watch::is_installed()? { job::claim(BATCH) } else { Ok(0) }
+}
+
+/// How long nothing can be due: a rate limit may end before the next look.
+fn until_due() -> Result<Duration, Failure> {
+    let due = if watch::is_installed()? { job::seconds_until_due()? } else { None };
+    Ok(due.map_or(POLL, |seconds| Duration::from_secs_f64(seconds.clamp(0.1, POLL.as_secs_f64()))))
 }
 
 /// Runs in a transaction of its own. An error ends the worker; the launcher starts another, and the leases are free again.

@@ -139,7 +139,10 @@ impl KeyDirectory {
     /// [`RootKeyError`].
     pub fn load(&self, name: &str) -> Result<(RootKey, Stamp), RootKeyError> {
         let path = self.file(name)?;
-        self.check_directory()?;
+        self.check_directory().map_err(|e| match e {
+            RootKeyError::Missing(text) => RootKeyError::Missing(format!("Root key file \"{}\" is missing. {text}", path.display())),
+            other => other,
+        })?;
         let unfit = |why: &str| RootKeyError::Unfit(format!("Root key file \"{}\" {why}.", path.display()));
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let mut file = match rustix::fs::open(&path, flags, Mode::empty()) {

@@ -72,6 +72,13 @@ const ANYTHING_TO_DO: &str = "SELECT EXISTS (SELECT FROM kms_wrap.rewrap_campaig
          OR EXISTS (SELECT FROM kms_wrap.rewrap_campaigns c JOIN kms_wrap.rewrap_jobs j ON j.campaign_id OPERATOR(pg_catalog.=) c.id
              WHERE c.status OPERATOR(pg_catalog.=) 'cancelled' AND j.status OPERATOR(pg_catalog.=) 'pending')";
 
+const DUE: &str = "SELECT kms_wrap.kw_jobs_wait()";
+
+/// Seconds until a job may be due, 0 or more; `None` if none is soon.
+pub(crate) fn seconds_until_due() -> Result<Option<f64>, Failure> {
+    Ok(spi::first(spi::select(DUE, &[], |row| row.opt())?).flatten())
+}
+
 /// This session as the owner of leases.
 pub(crate) fn owner() -> Result<String, Failure> {
     spi::first(spi::select(OWNER, &[spi::session_start().into()], |row| row.next())?).ok_or_else(|| Failure::internal("session"))
@@ -81,6 +88,11 @@ pub(crate) fn owner() -> Result<String, Failure> {
 pub(crate) fn claim(batch_size: i32) -> Result<i64, Failure> {
     if !spi::first(spi::select(ANYTHING_TO_DO, &[], |row| row.next::<bool>())?).unwrap_or(false) {
         return Ok(0);
+    }
+    // Left by a call of this session that was cancelled: done first, since nobody else may take them.
+    let held = leased()?.len();
+    if held > 0 {
+        return i64::try_from(held).map_err(Failure::internal);
     }
     let owner = owner()?;
     spi::execute(RECLAIM, &[])?;
