@@ -11,10 +11,11 @@
 # with headers and libclang, and are told what is missing.
 
 SHELL := /bin/bash
-.PHONY: help demo test install uninstall bench env clean
+.PHONY: help demo demo-shell test install uninstall bench env clean
 
 help:
-	@echo 'make demo       shows the extension at work on a throw-away server'
+	@echo 'make demo        shows the extension at work on a throw-away server'
+	@echo 'make demo-shell  the same, and psql on its server at the end'
 	@echo 'make test       runs all tests; tests/run TIER... runs some'
 	@echo 'make install    builds and installs into the PostgreSQL of PG_CONFIG'
 	@echo 'make uninstall  removes it from there'
@@ -23,7 +24,10 @@ help:
 	@echo 'make clean      removes what was built in this tree'
 
 demo:
-	@tests/lib/with_cluster tests/demo/run
+	@tests/lib/with_cluster kms_wrap.worker_databases=postgres tests/demo/run
+
+demo-shell:
+	@tests/lib/with_cluster kms_wrap.worker_databases=postgres tests/demo/run --shell
 
 test:
 	@tests/run
@@ -35,7 +39,7 @@ uninstall:
 	@bash -euo pipefail -c '. tests/lib/setup.sh; setup; uninstall_extension; echo "removed from $$("$$PG_CONFIG" --version)"'
 
 bench:
-	@tests/lib/with_cluster tests/bench/run
+	@tests/lib/with_cluster fsync=on shared_buffers=1GB max_wal_size=8GB kms_wrap.worker_databases=postgres tests/bench/run
 
 env:
 	@bash -euo pipefail -c '. tests/lib/setup.sh; setup; printf "export %s=%q\n" PGRX_HOME "$$PGRX_HOME" PG_CONFIG "$$PG_CONFIG" PATH "$$PATH"'

@@ -45,6 +45,19 @@ COMMENT ON FUNCTION kms_wrap.kw_jobs_wait IS
 COMMENT ON PROCEDURE kms_wrap.kw_run_jobs IS
     'Does rewrap jobs in batches of batch_size, each in transactions of its own, until none is due or max_batches are done; waits for a rate limit. Not inside a transaction block (2D000). 22023.';
 
+-- Their statements are short and always the same: planning them again, or compiling them, costs more than it saves.
+ALTER FUNCTION kms_wrap.kw_wrap_dek SET plan_cache_mode = force_generic_plan;
+ALTER FUNCTION kms_wrap.kw_unwrap SET plan_cache_mode = force_generic_plan;
+ALTER FUNCTION kms_wrap.kw_jobs_work SET plan_cache_mode = force_generic_plan;
+ALTER FUNCTION kms_wrap.kw_jobs_work SET jit = off;
+ALTER FUNCTION kms_wrap.kw_schedule_rewrap SET jit = off;
+ALTER FUNCTION kms_wrap.kw_verify SET jit = off;
+-- Statistics from before a campaign know of no open job, and make reading and sorting all of them for each batch look cheap.
+ALTER FUNCTION kms_wrap.kw_jobs_claim SET plan_cache_mode = force_generic_plan;
+ALTER FUNCTION kms_wrap.kw_jobs_claim SET jit = off;
+ALTER FUNCTION kms_wrap.kw_jobs_claim SET enable_sort = off;
+ALTER FUNCTION kms_wrap.kw_jobs_claim SET enable_bitmapscan = off;
+
 -- New functions are everybody's until this.
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA kms_wrap FROM PUBLIC;
 REVOKE ALL ON ALL PROCEDURES IN SCHEMA kms_wrap FROM PUBLIC;

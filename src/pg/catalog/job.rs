@@ -41,9 +41,10 @@ const CLAIM: &str = "WITH c AS MATERIALIZED (
               OR CASE WHEN c.window_start OPERATOR(pg_catalog.<) c.window_end
                       THEN LOCALTIME OPERATOR(pg_catalog.>=) c.window_start AND LOCALTIME OPERATOR(pg_catalog.<) c.window_end
                       ELSE LOCALTIME OPERATOR(pg_catalog.>=) c.window_start OR LOCALTIME OPERATOR(pg_catalog.<) c.window_end END)
-         AND EXISTS (SELECT FROM kms_wrap.rewrap_jobs j
-                     WHERE j.campaign_id OPERATOR(pg_catalog.=) c.id AND j.status OPERATOR(pg_catalog.=) 'pending'
-                       AND j.next_attempt_at OPERATOR(pg_catalog.<=) pg_catalog.now())
+         AND (SELECT 1 FROM kms_wrap.rewrap_jobs j
+              WHERE j.campaign_id OPERATOR(pg_catalog.=) c.id AND j.status OPERATOR(pg_catalog.=) 'pending'
+                AND j.next_attempt_at OPERATOR(pg_catalog.<=) pg_catalog.now()
+              ORDER BY j.priority DESC, j.id LIMIT 1) IS NOT NULL
        ORDER BY c.priority DESC, c.id LIMIT 1 FOR NO KEY UPDATE),
      j AS MATERIALIZED (
        SELECT j.id FROM kms_wrap.rewrap_jobs j
@@ -146,7 +147,8 @@ pub(crate) enum Verdict {
     Failed(String),
 }
 
-// Only jobs that are still leased to this session: a lease that ran out has been given to somebody else.
+// Only jobs that are still leased to this session: a lease that ran out has been given to somebody else. COALESCE keeps the planner from reading a
+// partial index of all open jobs, of which old statistics know nothing, instead of the primary key.
 const RECORD: &str = "WITH r AS (
        UPDATE kms_wrap.rewrap_jobs j
        SET status = v.status, last_error = v.error, lease_owner = NULL, lease_until = NULL,
@@ -156,7 +158,7 @@ const RECORD: &str = "WITH r AS (
                   LEAST(300, pg_catalog.power(2::pg_catalog.float8, j.attempts::pg_catalog.float8 OPERATOR(pg_catalog.-) 1::pg_catalog.float8))
                   OPERATOR(pg_catalog.*) (0.5 OPERATOR(pg_catalog.+) pg_catalog.random())) END
        FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)) AS v (id, status, error)
-       WHERE j.id OPERATOR(pg_catalog.=) v.id AND j.status OPERATOR(pg_catalog.=) 'running' AND j.lease_owner OPERATOR(pg_catalog.=) $4
+       WHERE j.id OPERATOR(pg_catalog.=) v.id AND COALESCE(j.status, '') OPERATOR(pg_catalog.=) 'running' AND j.lease_owner OPERATOR(pg_catalog.=) $4
        RETURNING j.campaign_id, j.status, j.last_error)
      UPDATE kms_wrap.rewrap_campaigns c
      SET done = c.done OPERATOR(pg_catalog.+) s.done, failed = c.failed OPERATOR(pg_catalog.+) s.failed,
