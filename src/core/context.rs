@@ -55,14 +55,26 @@ impl Context {
         self.0.is_empty()
     }
 
-    /// `ctx_sha256 = SHA-256(label | n u16 | { len u16 | key | len u16 | value }*)`, sorted by key bytes.
+    /// The pairs of these names, of those that there are.
     #[must_use]
-    pub fn sha256(&self) -> [u8; 32] {
-        let mut encoded = Writer::new(LABEL).raw(&be16(self.0.len()));
+    pub fn only(&self, names: &[String]) -> Self {
+        Self(self.0.iter().filter(|(key, _)| names.contains(key)).map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    /// `n u16 | { len u16 | key | len u16 | value }*`, sorted by key bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut encoded = Writer::new(&be16(self.0.len()));
         for (key, value) in &self.0 {
             encoded = encoded.raw(&be16(key.len())).raw(key.as_bytes()).raw(&be16(value.len())).raw(value.as_bytes());
         }
-        sha256(&[&encoded.finish()])
+        encoded.finish()
+    }
+
+    /// `ctx_sha256 = SHA-256(label | encoded context)`.
+    #[must_use]
+    pub fn sha256(&self) -> [u8; 32] {
+        sha256(&[LABEL, &self.encode()])
     }
 }
 

@@ -14,6 +14,14 @@ pub enum Error {
     UnsupportedAlgorithm(u16),
     /// Everything after parsing: wrong key, wrong context, tampering, another wrapper's part. Deliberately one value.
     DoesNotOpen,
+    /// The bytes are not a value envelope (framing). Decided before any key is used.
+    NotAnEnvelope,
+    /// The bytes name a version of the value envelope that this version does not know.
+    UnsupportedVersion(u8),
+    /// The bytes name a value cipher that this version does not know.
+    UnsupportedCipher(u8),
+    /// Everything after parsing a value envelope: wrong key, wrong context, tampering, another row's value. Deliberately one value.
+    DoesNotDecrypt,
     /// A public encapsulation key has the wrong length or is not a valid key of its algorithm.
     InvalidPublicKey,
     /// The source of randomness failed.
@@ -30,6 +38,10 @@ impl std::fmt::Display for Error {
             Self::UnsupportedSuite(n) => write!(f, "unsupported suite 0x{n:04x}"),
             Self::UnsupportedAlgorithm(n) => write!(f, "unsupported slot algorithm 0x{n:04x}"),
             Self::DoesNotOpen => f.write_str("could not open wrapper"),
+            Self::NotAnEnvelope => f.write_str("invalid value envelope"),
+            Self::UnsupportedVersion(n) => write!(f, "unsupported envelope version 0x{n:02x}"),
+            Self::UnsupportedCipher(n) => write!(f, "unsupported value cipher 0x{n:02x}"),
+            Self::DoesNotDecrypt => f.write_str("could not decrypt value"),
             Self::InvalidPublicKey => f.write_str("invalid encapsulation key"),
             Self::Entropy => f.write_str("the operating system gave no randomness"),
             Self::Invariant(what) => write!(f, "internal error: {what}"),

@@ -25,6 +25,7 @@
 )]
 
 pub mod aead;
+pub mod blind_index;
 pub mod codec;
 pub mod context;
 pub mod draft;
@@ -35,7 +36,10 @@ pub mod kem;
 pub mod path;
 pub mod policy;
 pub mod projection;
+pub mod scope;
 pub mod secret;
 pub mod slot;
 pub mod suite;
+pub mod value;
+pub mod value_key;
 pub mod wrapper;

@@ -1,0 +1,244 @@
+//! The value envelope: the bytes of one encrypted value, raw for `bytea` and armoured for `text`.
+//!
+//! ```text
+//! "KW" | version u8 = 1 | cipher u8 | wrapper uuid 16 | nonce 24 | ciphertext | tag 16      raw
+//! "kw1." base64url of the same, without padding (RFC 4648, section 5)                       armoured
+//! AAD = "kms_wrap/v1/value\0" | everything before the ciphertext | value context
+//! ```
+//! Parsing is strict: one byte string, one text, for one envelope. It uses no key and says nothing about who made the bytes.
+
+use super::{aead::TAG_LEN, error::Error};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use zeroize::Zeroizing;
+
+/// The only version of the format.
+const VERSION: u8 = 1;
+/// XAES-256-GCM (C2SP).
+pub const CIPHER_XAES: u8 = 1;
+/// Set in the cipher byte when the plaintext ends in padding.
+const PADDED: u8 = 0x80;
+const MAGIC: &[u8; 2] = b"KW";
+const ARMOUR: &[u8; 4] = b"kw1.";
+const LABEL: &[u8] = b"kms_wrap/v1/value\0";
+
+/// Bytes before the ciphertext.
+pub const HEAD_LEN: usize = 44;
+
+/// Bytes that an envelope adds to a value, padding aside.
+pub const OVERHEAD: usize = HEAD_LEN + TAG_LEN;
+
+/// Most bytes that a value may be padded to a multiple of.
+pub const MAX_PAD_TO: usize = 65_536;
+
+/// The fixed-length start of an envelope.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Head([u8; HEAD_LEN]);
+
+impl Head {
+    /// A new envelope's head.
+    #[must_use]
+    pub fn new(wrapper: &[u8; 16], padded: bool, prefix: &[u8; 12], counter: &[u8; 12]) -> Self {
+        let mut bytes = [0; HEAD_LEN];
+        let cipher = if padded { CIPHER_XAES | PADDED } else { CIPHER_XAES };
+        let parts: [&[u8]; 5] = [MAGIC, &[VERSION, cipher], wrapper, prefix, counter];
+        for (to, from) in bytes.iter_mut().zip(parts.into_iter().flatten()) {
+            *to = *from;
+        }
+        Self(bytes)
+    }
+
+    /// The wrapper whose DEK encrypted the value.
+    #[must_use]
+    pub fn wrapper(&self) -> [u8; 16] {
+        self.part::<4, 16>()
+    }
+
+    /// The half of the nonce that the message key is derived from.
+    #[must_use]
+    pub fn prefix(&self) -> [u8; 12] {
+        self.part::<20, 12>()
+    }
+
+    /// The half of the nonce that AES-GCM gets.
+    #[must_use]
+    pub fn gcm_nonce(&self) -> [u8; 12] {
+        self.part::<32, 12>()
+    }
+
+    /// Whether the plaintext ends in padding.
+    #[must_use]
+    pub fn is_padded(&self) -> bool {
+        let [cipher] = self.part::<3, 1>();
+        cipher & PADDED != 0
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; HEAD_LEN] {
+        &self.0
+    }
+
+    fn part<const AT: usize, const N: usize>(&self) -> [u8; N] {
+        self.0.get(AT..).and_then(|rest| rest.first_chunk::<N>()).copied().unwrap_or([0; N])
+    }
+}
+
+/// An envelope's parts.
+pub struct Envelope<'a> {
+    /// Everything before the ciphertext.
+    pub head: Head,
+    /// As long as the plaintext with its padding.
+    pub ciphertext: &'a [u8],
+    /// The authentication tag.
+    pub tag: &'a [u8; TAG_LEN],
+}
+
+impl<'a> Envelope<'a> {
+    /// Reads raw bytes.
+    ///
+    /// # Errors
+    /// [`Error::NotAnEnvelope`]; [`Error::UnsupportedVersion`] and [`Error::UnsupportedCipher`] for what a later version may have written.
+    pub fn parse(raw: &'a [u8]) -> Result<Self, Error> {
+        let (head, rest) = raw.split_first_chunk::<HEAD_LEN>().ok_or(Error::NotAnEnvelope)?;
+        let [m0, m1, version, cipher, ..] = *head;
+        if [m0, m1] != *MAGIC {
+            return Err(Error::NotAnEnvelope);
+        }
+        if version != VERSION {
+            return Err(Error::UnsupportedVersion(version));
+        }
+        if cipher & !PADDED != CIPHER_XAES {
+            return Err(Error::UnsupportedCipher(cipher));
+        }
+        let (ciphertext, tag) = rest.split_last_chunk::<TAG_LEN>().ok_or(Error::NotAnEnvelope)?;
+        // Padding has at least its marker.
+        if cipher & PADDED != 0 && ciphertext.is_empty() {
+            return Err(Error::NotAnEnvelope);
+        }
+        Ok(Self { head: Head(*head), ciphertext, tag })
+    }
+}
+
+/// Whether a text claims to be an armoured envelope.
+#[must_use]
+pub fn has_armour(text: &[u8]) -> bool {
+    text.starts_with(ARMOUR)
+}
+
+/// Characters of an armoured envelope of `raw` bytes.
+#[must_use]
+pub fn armoured_len(raw: usize) -> usize {
+    base64::encoded_len(raw, false).unwrap_or(usize::MAX).saturating_add(ARMOUR.len())
+}
+
+/// Writes the armour of `raw` to `out`, which must have [`armoured_len`] bytes.
+///
+/// # Errors
+/// [`Error::Invariant`] when it has not.
+pub fn armour(raw: &[u8], out: &mut [u8]) -> Result<(), Error> {
+    let (start, rest) = out.split_first_chunk_mut::<4>().ok_or(Error::Invariant("armour length"))?;
+    *start = *ARMOUR;
+    match URL_SAFE_NO_PAD.encode_slice(raw, rest) {
+        Ok(written) if written == rest.len() => Ok(()),
+        _ => Err(Error::Invariant("armour length")),
+    }
+}
+
+/// Takes the armour off, into a buffer that is used again.
+///
+/// # Errors
+/// [`Error::NotAnEnvelope`] for all that [`armour`] does not write: another alphabet, padding, white space, left-over bits.
+pub fn unarmour(text: &[u8], raw: &mut Vec<u8>) -> Result<(), Error> {
+    let encoded = text.strip_prefix(ARMOUR).ok_or(Error::NotAnEnvelope)?;
+    raw.clear();
+    raw.resize(base64::decoded_len_estimate(encoded.len()), 0);
+    let len = URL_SAFE_NO_PAD.decode_slice(encoded, raw).map_err(|_| Error::NotAnEnvelope)?;
+    raw.truncate(len);
+    Ok(())
+}
+
+/// What a value's tag authenticates besides it, into a buffer that is used again.
+pub fn aad(head: &Head, context: &ValueContext, out: &mut Vec<u8>) {
+    out.clear();
+    out.extend_from_slice(LABEL);
+    out.extend_from_slice(&head.0);
+    out.extend_from_slice(&context.0);
+}
+
+/// Where a value belongs. Not stored: whoever opens the value has to know it.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct ValueContext(Vec<u8>);
+
+impl ValueContext {
+    /// `0x01 | encoded caller context`: a free call.
+    #[must_use]
+    pub fn free(encoded: &[u8]) -> Self {
+        Self([&[1], encoded].concat())
+    }
+
+    /// `0x02 | column_uuid16 | n u8 { len u32, key column }*`: a row of a protected column. Begins it; [`Self::push`] adds the key columns.
+    pub fn begin_column(&mut self, column: &[u8; 16], keys: u8) {
+        self.0.clear();
+        self.0.push(2);
+        self.0.extend_from_slice(column);
+        self.0.push(keys);
+    }
+
+    /// Adds a key column in its binary send form.
+    pub fn push(&mut self, key: &[u8]) {
+        self.0.extend_from_slice(&u32::try_from(key.len()).unwrap_or(u32::MAX).to_be_bytes());
+        self.0.extend_from_slice(key);
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// `value | 0x80 | zeros` up to a multiple of `pad_to` bytes (ISO/IEC 7816-4, padding method 2).
+#[must_use]
+pub fn pad(value: &[u8], pad_to: usize) -> Zeroizing<Vec<u8>> {
+    let len = value.len().saturating_add(1).next_multiple_of(pad_to.max(1));
+    let mut padded = Zeroizing::new(Vec::with_capacity(len));
+    padded.extend_from_slice(value);
+    padded.push(0x80);
+    padded.resize(len, 0);
+    padded
+}
+
+/// Length of a padded value without its padding.
+///
+/// # Errors
+/// [`Error::DoesNotDecrypt`] when there is no padding.
+pub fn unpadded_len(padded: &[u8]) -> Result<usize, Error> {
+    let len = padded.iter().rposition(|b| *b != 0).ok_or(Error::DoesNotDecrypt)?;
+    if padded.get(len) == Some(&0x80) { Ok(len) } else { Err(Error::DoesNotDecrypt) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_add_up() {
+        assert_eq!(OVERHEAD, 60);
+        assert_eq!(armoured_len(60), 4 + 80);
+        assert_eq!(armoured_len(61), 4 + 82);
+    }
+
+    #[test]
+    fn padding_fills_the_bucket_and_comes_off() {
+        for n in 0..200 {
+            let value = vec![7; n];
+            let padded = pad(&value, 16);
+            assert_eq!(padded.len() % 16, 0);
+            assert!(padded.len() > n && padded.len() <= n + 16);
+            assert_eq!(unpadded_len(&padded), Ok(n));
+        }
+        assert_eq!(unpadded_len(&[]), Err(Error::DoesNotDecrypt));
+        assert_eq!(unpadded_len(&[0, 0]), Err(Error::DoesNotDecrypt));
+        assert_eq!(unpadded_len(&[1, 0]), Err(Error::DoesNotDecrypt));
+    }
+}
