@@ -27,3 +27,5 @@ SELECT pg_catalog.pg_extension_config_dump('kms_wrap.rewrap_jobs', '');
 SELECT pg_catalog.pg_extension_config_dump('kms_wrap.rewrap_jobs_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('kms_wrap.kms_health_checks', '');
 SELECT pg_catalog.pg_extension_config_dump('kms_wrap.kms_health_checks_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('kms_wrap.protected_columns', '');
+SELECT pg_catalog.pg_extension_config_dump('kms_wrap.protected_columns_id_seq', '');
