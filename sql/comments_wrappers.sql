@@ -17,11 +17,13 @@ COMMENT ON COLUMN kms_wrap.encryption_policies.min_nist_level IS
 COMMENT ON COLUMN kms_wrap.encryption_policies.require_origin IS
     'Every path needs a symmetric KMS slot that binds its context, which shows who made the wrapper. Counts for new wrappers and rewraps.';
 COMMENT ON COLUMN kms_wrap.encryption_policies.allow_same_trust_domain IS 'Lets kms1 and kms2 of a split wrapper be of one trust domain.';
-COMMENT ON COLUMN kms_wrap.encryption_policies.value_cipher IS 'Cipher of values: XAES-256-GCM (24-byte nonce, 16-byte tag). Concerns values: no effect on wrappers.';
-COMMENT ON COLUMN kms_wrap.encryption_policies.cache_ttl IS 'Longest time an opened DEK stays in a session''s memory. Concerns values: no effect on wrappers, whose DEKs are never kept.';
+COMMENT ON COLUMN kms_wrap.encryption_policies.value_cipher IS 'Cipher of values: XAES-256-GCM (24-byte nonce, 16-byte tag).';
+COMMENT ON COLUMN kms_wrap.encryption_policies.cache_ttl IS 'Longest time an opened DEK of values stays in a session''s memory; the setting kms_wrap.cache_ttl may make it shorter. kw_unwrap keeps none.';
 COMMENT ON COLUMN kms_wrap.encryption_policies.outage IS
     'When a provider can''t be reached: fail; cache (use what is cached until cache_ttl); stale (and beyond it). Concerns values: wrappers always fail.';
-COMMENT ON COLUMN kms_wrap.encryption_policies.dek_scope IS 'Names of the context pairs that choose the DEK, at most 64. Empty: one DEK for the policy. Concerns values: no effect on wrappers.';
+COMMENT ON COLUMN kms_wrap.encryption_policies.dek_scope IS 'Names of the context pairs that choose the DEK, at most 64. Empty: one DEK for the policy. Cannot change once such a DEK exists.';
+COMMENT ON COLUMN kms_wrap.encryption_policies.value_pad_to IS
+    'Values are padded to a multiple of so many bytes before they are encrypted, 1..65536, so that their length says less. 1: not padded.';
 COMMENT ON COLUMN kms_wrap.encryption_policies.is_enabled IS 'False: no new wrapper. Existing ones are not affected.';
 
 COMMENT ON TABLE kms_wrap.policy_kms_keys IS 'Which keys a policy may use for which slot.';

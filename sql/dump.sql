@@ -14,6 +14,7 @@ SELECT pg_catalog.pg_extension_config_dump('kms_wrap.encryption_policies', '');
 SELECT pg_catalog.pg_extension_config_dump('kms_wrap.encryption_policies_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('kms_wrap.policy_kms_keys', '');
 SELECT pg_catalog.pg_extension_config_dump('kms_wrap.policy_algorithms', '');
+SELECT pg_catalog.pg_extension_config_dump('kms_wrap.policy_grants', '');
 SELECT pg_catalog.pg_extension_config_dump('kms_wrap.wrapper_generation_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('kms_wrap.key_wrappers', '');
 SELECT pg_catalog.pg_extension_config_dump('kms_wrap.key_wrappers_id_seq', '');

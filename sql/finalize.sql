@@ -17,6 +17,10 @@ COMMENT ON FUNCTION kms_wrap.kw_policy_add_key IS
     'Lets a policy use a key for a slot: kms1, kms2 or layer. Higher priority is preferred, weight shares among equals. 22023, 42704, 42710.';
 COMMENT ON FUNCTION kms_wrap.kw_policy_remove_key IS
     'Takes a key from a policy. Wrappers under it stay as they are; kw_schedule_rewrap() moves them. 42704.';
+COMMENT ON FUNCTION kms_wrap.kw_grant IS
+    'Gives a role a privilege on a policy and EXECUTE on the functions of it: encrypt, decrypt, unwrap, import, index or manage. False if it has it already. For the extension''s owner and superusers. 22023, 42501, 42704.';
+COMMENT ON FUNCTION kms_wrap.kw_revoke IS
+    'Takes a privilege on a policy from a role, and EXECUTE on functions that it needs no more; works in running sessions at their next statement or within 64 calls. False if it did not have it. 22023, 42501, 42704.';
 COMMENT ON FUNCTION kms_wrap.kw_quickstart IS
     'Sets up two local root keys, providers, keys with a post-quantum layer and the policy default, and returns what it did step by step. For trying out: both root keys are on this host. Superusers only. 42501, 42710.';
 COMMENT ON FUNCTION kms_wrap.kw_wrap_dek IS
@@ -58,8 +62,9 @@ ALTER FUNCTION kms_wrap.kw_jobs_claim SET jit = off;
 ALTER FUNCTION kms_wrap.kw_jobs_claim SET enable_sort = off;
 ALTER FUNCTION kms_wrap.kw_jobs_claim SET enable_bitmapscan = off;
 
--- New functions are everybody's until this.
+-- New functions are everybody's until this; only the parser stays so, since CHECK constraints call it.
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA kms_wrap FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION kms_wrap.kw_is_sealed(bytea), kms_wrap.kw_is_sealed(text) TO PUBLIC;
 REVOKE ALL ON ALL PROCEDURES IN SCHEMA kms_wrap FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA kms_wrap FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA kms_wrap FROM PUBLIC;

@@ -225,6 +225,20 @@ BEGIN
 END
 $function$;
 
+-- Which pairs chose a DEK isn't in the bytes: values would be looked for under another scope.
+CREATE FUNCTION kms_wrap.kw_guard_scope() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    IF EXISTS (SELECT FROM kms_wrap.key_wrappers w WHERE w.policy_id = OLD.id AND w.purpose = 'values') THEN
+        RAISE EXCEPTION 'dek_scope of policy "%" cannot change: it has encrypted values', OLD.policy_name
+            USING ERRCODE = '55000', HINT = 'Make another policy with kms_wrap.kw_create_policy().';
+    END IF;
+    RETURN NEW;
+END
+$function$;
+
+CREATE TRIGGER kw_guard_scope BEFORE UPDATE ON kms_wrap.encryption_policies
+    FOR EACH ROW WHEN (OLD.dek_scope IS DISTINCT FROM NEW.dek_scope) EXECUTE FUNCTION kms_wrap.kw_guard_scope();
 CREATE TRIGGER kw_guard_update BEFORE UPDATE ON kms_wrap.encryption_policies
     FOR EACH ROW WHEN (OLD.policy_uuid IS DISTINCT FROM NEW.policy_uuid) EXECUTE FUNCTION kms_wrap.kw_guard_policy();
 CREATE TRIGGER kw_guard_delete BEFORE DELETE ON kms_wrap.encryption_policies

@@ -21,6 +21,7 @@ CREATE TABLE kms_wrap.encryption_policies (
     outage                  text           NOT NULL DEFAULT 'fail',
     dek_scope               text[]         NOT NULL DEFAULT '{}',
     is_enabled              boolean        NOT NULL DEFAULT true,
+    value_pad_to            integer        NOT NULL DEFAULT 1,
     CONSTRAINT encryption_policies_pkey PRIMARY KEY (id),
     CONSTRAINT encryption_policies_policy_name_key UNIQUE (policy_name),
     CONSTRAINT uq_enc_policy_uuid UNIQUE (policy_uuid),
@@ -32,6 +33,7 @@ CREATE TABLE kms_wrap.encryption_policies (
     CONSTRAINT chk_enc_min_nist_level CHECK (min_nist_level BETWEEN 1 AND 5),
     CONSTRAINT chk_enc_value_cipher CHECK (value_cipher IN ('XAES-256-GCM')),
     CONSTRAINT chk_enc_cache_ttl CHECK (cache_ttl >= '0'),
+    CONSTRAINT chk_enc_value_pad_to CHECK (value_pad_to BETWEEN 1 AND 65536),
     CONSTRAINT chk_enc_outage CHECK (outage IN ('fail', 'cache', 'stale')),
     -- A context has at most 64 pairs, so no more names can ever match.
     CONSTRAINT chk_enc_dek_scope CHECK (

@@ -6,9 +6,10 @@ use super::{
         setup::{self as rows, NewPolicy},
     },
     json_arg::JsonArg,
+    oid_arg::Regrole,
     quickstart,
     report::{Failure, name as checked, required},
-    setup,
+    rights, setup,
 };
 use crate::core::{
     path::Mode,
@@ -180,6 +181,20 @@ fn kw_policy_remove_key(policy: Option<&str>, key: Option<i64>) -> Result<(), Er
     } else {
         Err(Failure::unknown(&format!("key of policy \"{}\"", policy.name), key).into())
     }
+}
+
+#[pg_extern(parallel_unsafe, cost = 100)]
+#[search_path(pg_catalog, pg_temp)]
+fn kw_grant(privilege: Option<&str>, policy: Option<&str>, role: Option<Regrole>) -> Result<bool, ErrorReport> {
+    let (privilege, policy, role) = (required("privilege", privilege)?, required("policy", policy)?, required("role", role)?);
+    Ok(rights::grant(privilege, policy, role.0)?)
+}
+
+#[pg_extern(parallel_unsafe, cost = 100)]
+#[search_path(pg_catalog, pg_temp)]
+fn kw_revoke(privilege: Option<&str>, policy: Option<&str>, role: Option<Regrole>) -> Result<bool, ErrorReport> {
+    let (privilege, policy, role) = (required("privilege", privilege)?, required("policy", policy)?, required("role", role)?);
+    Ok(rights::revoke(privilege, policy, role.0)?)
 }
 
 #[pg_extern(parallel_unsafe, cost = 1000)]

@@ -1,10 +1,11 @@
 //! SQL functions on wrappers. Their reference is COMMENT ON FUNCTION in `sql/finalize.sql`.
 
 use super::{
-    catalog::{key, policy, wrapper},
-    describe,
+    catalog::{key, wrapper},
+    deks, describe,
+    grants::{self, Privilege},
     json_arg::JsonArg,
-    make, open,
+    make, open, owner,
     report::{Failure, required},
     rewrap::{self, Targets},
 };
@@ -25,17 +26,29 @@ fn kw_wrap_dek(
 ) -> Result<Uuid, ErrorReport> {
     let dek = dek.map(checked_dek).transpose()?;
     let context = checked_context(context)?;
-    let policy = policy::by_name(required("policy", policy)?)?;
-    Ok(Uuid::from_bytes(make::wrap_dek(&policy, dek, &context)?))
+    let policy = deks::policy_now(required("policy", policy)?)?;
+    grants::require(policy.id, &policy.name, Privilege::Encrypt)?;
+    if dek.is_some() {
+        grants::require(policy.id, &policy.name, Privilege::Import)?;
+    }
+    Ok(Uuid::from_bytes(owner::as_owner(|| make::wrap_dek(&policy, dek, &context))?))
 }
 
 #[pg_extern(volatile, parallel_unsafe, cost = 1000)]
 #[search_path(pg_catalog, pg_temp)]
 fn kw_unwrap(wrapper: Option<Uuid>, context: default!(Option<JsonArg>, "'{}'")) -> Result<Vec<u8>, ErrorReport> {
     let context = checked_context(context)?;
-    let row = wrapper::by_uuid(required("wrapper", wrapper)?)?;
+    let (row, keys) = owner::reading_now(|| {
+        let row = wrapper::by_uuid(required("wrapper", wrapper)?)?;
+        let keys = key::by_ids(&row.key_ids().collect::<Vec<_>>())?;
+        Ok((row, keys))
+    })?;
+    grants::require(row.policy_id, &row.policy_name, Privilege::Unwrap)?;
     open::check_status(&row)?;
-    let keys = key::by_ids(&row.key_ids().collect::<Vec<_>>())?;
+    if row.purpose != "caller" {
+        let hint = "kw_encrypt() and kw_decrypt() use it; a DEK to be handed out is made by kw_wrap_dek().";
+        return Err(Failure::state(format!("the DEK of wrapper \"{}\" is for values and not handed out", row.label()), hint).into());
+    }
     let parsed = open::parse(&row)?;
     let same_context = bool::from(parsed.ctx_sha256().ct_eq(&context.sha256()));
     // Opened in any case, so that a wrong context takes as long as a wrong key; and it wins over a provider that cannot be reached.
@@ -56,9 +69,10 @@ fn kw_rewrap(
 ) -> Result<i64, ErrorReport> {
     let wrapper = required("wrapper", wrapper)?;
     let targets = Targets::new(target_kms1, target_kms2, target_layers.map(|json| json.value("target_layers")).transpose()?.as_ref())?;
-    let row = wrapper::by_uuid(wrapper)?;
+    let row = owner::as_owner(|| wrapper::by_uuid(wrapper))?;
+    grants::require(row.policy_id, &row.policy_name, Privilege::Manage)?;
     open::check_status(&row)?;
-    let (generation, rewritten) = rewrap::rewrap_one(row, targets)?;
+    let (generation, rewritten) = owner::as_owner(|| rewrap::rewrap_one(row, targets))?;
     if !rewritten {
         notice!("wrapper \"{wrapper}\" has these keys already: nothing to do");
     }
@@ -88,7 +102,8 @@ fn checked_dek(dek: &[u8]) -> Result<Dek, Failure> {
     Dek::from_bytes(Zeroizing::new(dek.to_vec())).ok_or_else(|| Failure::internal("DEK length"))
 }
 
-fn checked_context(context: Option<JsonArg>) -> Result<Context, Failure> {
+/// Reads a `context` argument.
+pub(crate) fn checked_context(context: Option<JsonArg>) -> Result<Context, Failure> {
     let context = required("context", context)?.value("context")?;
     let bad = |limit: &str| Failure::bad_argument("invalid value for argument \"context\"", limit);
     Context::from_json(&context).map_err(|error| match error {

@@ -11,6 +11,9 @@ static KEY_DIRECTORY: GucSetting<Option<CString>> = GucSetting::<Option<CString>
 static WORKER_DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static REQUIRE_ORIGIN: GucSetting<bool> = GucSetting::<bool>::new(false);
 static REQUIRE_PQ: GucSetting<bool> = GucSetting::<bool>::new(false);
+static CACHE_TTL: GucSetting<i32> = GucSetting::<i32>::new(300);
+static CACHE_ENTRIES: GucSetting<i32> = GucSetting::<i32>::new(16384);
+static CACHE_USES: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MIN_SUITE: GucSetting<i32> = GucSetting::<i32>::new(1);
 
 pub(crate) fn init(preloaded: bool) {
@@ -58,6 +61,37 @@ pub(crate) fn init(preloaded: bool) {
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
     );
+    let unit = GucFlags::SUPERUSER_ONLY | GucFlags::UNIT_S;
+    GucRegistry::define_int_guc(
+        c"kms_wrap.cache_ttl",
+        c"Longest time that a session keeps an opened DEK of values.",
+        c"In seconds, at most a day; a policy's cache_ttl may make it shorter. 0 keeps none.",
+        &CACHE_TTL,
+        0,
+        86_400,
+        GucContext::Sighup,
+        unit,
+    );
+    GucRegistry::define_int_guc(
+        c"kms_wrap.cache_entries",
+        c"Most opened DEKs of values that a session keeps.",
+        c"Each takes about 1 kB, and 1 kB for every message key of its values.",
+        &CACHE_ENTRIES,
+        1,
+        1_000_000,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_int_guc(
+        c"kms_wrap.cache_uses",
+        c"Most values that a session encrypts or decrypts with a DEK before it opens the wrapper again.",
+        c"0 means no limit.",
+        &CACHE_USES,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
     // SAFETY: called once from _PG_init with a static, NUL-terminated prefix.
     #[allow(unsafe_code)]
     unsafe {
@@ -93,6 +127,21 @@ pub(crate) fn worker_databases() -> Vec<String> {
     let Some(value) = WORKER_DATABASES.get() else { return Vec::new() };
     let names = value.to_string_lossy().into_owned();
     names.split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect()
+}
+
+/// Microseconds.
+pub(crate) fn cache_ttl() -> i64 {
+    i64::from(CACHE_TTL.get()) * 1_000_000
+}
+
+/// At least 1.
+pub(crate) fn cache_entries() -> usize {
+    usize::try_from(CACHE_ENTRIES.get()).unwrap_or(1).max(1)
+}
+
+/// At least 1.
+pub(crate) fn cache_uses() -> u64 {
+    u64::try_from(CACHE_USES.get()).ok().filter(|uses| *uses > 0).unwrap_or(u64::MAX)
 }
 
 pub(crate) fn require_origin() -> bool {

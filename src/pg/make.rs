@@ -36,17 +36,39 @@ thread_local! {
 /// does not end would need as many wrappers of one pair, untouched since.
 const MAX_GENERATION_TRIES: usize = 1000;
 
+/// What a new wrapper is for.
+struct Purpose {
+    name: &'static str,
+    /// Of the caller's context, or of the scope.
+    ctx_sha256: [u8; 32],
+    scope_key: Option<Vec<u8>>,
+    /// What `hash_mod` picks keys by.
+    hash: u64,
+}
+
 /// Makes and stores a wrapper of purpose `caller`; returns its uuid.
 pub(crate) fn wrap_dek(policy: &Policy, dek: Option<Dek>, context: &Context) -> Result<[u8; 16], Failure> {
+    let uuid = new_uuid()?;
+    let hash = hash_of(context, &uuid);
+    let purpose = Purpose { name: "caller", ctx_sha256: context.sha256(), scope_key: None, hash };
+    if store(policy, uuid, dek, &purpose)? { Ok(uuid) } else { Err(Failure::internal("no free wrap_version")) }
+}
+
+/// Makes and stores a wrapper of purpose `values` with a new DEK, unless its scope has a current one by then.
+pub(crate) fn values_wrapper(policy: &Policy, ctx_sha256: [u8; 32], is_scoped: bool) -> Result<(), Failure> {
+    let hash = u64::from_be_bytes(ctx_sha256.first_chunk().copied().unwrap_or_default());
+    let scope_key = is_scoped.then(|| ctx_sha256.to_vec());
+    store(policy, new_uuid()?, None, &Purpose { name: "values", ctx_sha256, scope_key, hash })?;
+    Ok(())
+}
+
+/// `false` when no row could be inserted: a scope has one current wrapper.
+fn store(policy: &Policy, uuid: [u8; 16], dek: Option<Dek>, purpose: &Purpose) -> Result<bool, Failure> {
     if !policy.is_enabled {
-        return Err(Failure::state(
-            format!("policy \"{}\" is disabled", policy.name),
-            "Set is_enabled in kms_wrap.encryption_policies to make wrappers with it again.",
-        ));
+        return Err(Failure::policy_disabled(&policy.name));
     }
     let listed = key::by_policy(policy.id)?;
-    let uuid = new_uuid()?;
-    let choice = choose_keys(policy, &listed, context, &uuid)?;
+    let choice = choose_keys(policy, &listed, purpose.hash)?;
     let keys: HashMap<i64, &Key> = listed.iter().map(|pk| (pk.key.id, &pk.key)).collect();
     let slots = slots(&choice, &keys)?;
     let [(_, kms1), (_, kms2), ..] = slots.as_slice() else { return Err(Failure::internal("chosen slots")) };
@@ -62,7 +84,7 @@ pub(crate) fn wrap_dek(policy: &Policy, dek: Option<Dek>, context: &Context) -> 
             uuid,
             mode: policy.mode,
             policy_uuid: policy.uuid,
-            ctx_sha256: context.sha256(),
+            ctx_sha256: purpose.ctx_sha256,
             generation: u64::try_from(generation).map_err(Failure::internal)?,
             slots: slots.iter().map(|(slot, key)| slot_spec(*slot, key)).collect(),
         };
@@ -85,6 +107,8 @@ pub(crate) fn wrap_dek(policy: &Policy, dek: Option<Dek>, context: &Context) -> 
         let row = NewWrapper {
             uuid,
             policy_id: policy.id,
+            purpose: purpose.name,
+            scope_key: purpose.scope_key.clone(),
             kms1: choice.kms1,
             kms2: choice.kms2,
             crypto_suite: projection::crypto_suite(&parsed),
@@ -95,10 +119,13 @@ pub(crate) fn wrap_dek(policy: &Policy, dek: Option<Dek>, context: &Context) -> 
             dek_wrap2: built.dek_wrap2,
         };
         if wrapper::insert(row)? {
-            return Ok(uuid);
+            return Ok(true);
+        }
+        if purpose.name == "values" {
+            return Ok(false);
         }
     }
-    Err(Failure::internal("no free wrap_version"))
+    Ok(false)
 }
 
 /// Policy rules and floors that every written wrapper has to meet.
@@ -162,7 +189,7 @@ fn slots<'k>(choice: &Choice, keys: &HashMap<i64, &'k Key>) -> Result<Vec<(SlotN
     chosen.map(|(slot, id)| Ok((slot, *keys.get(&id).ok_or_else(|| Failure::internal("chosen key"))?))).collect()
 }
 
-fn choose_keys(policy: &Policy, listed: &[PolicyKey], context: &Context, uuid: &[u8; 16]) -> Result<Choice, Failure> {
+fn choose_keys(policy: &Policy, listed: &[PolicyKey], hash: u64) -> Result<Choice, Failure> {
     let mut candidates = Vec::new();
     for pk in listed {
         candidates.push(Candidate {
@@ -177,7 +204,7 @@ fn choose_keys(policy: &Policy, listed: &[PolicyKey], context: &Context, uuid: &
         selection: policy.selection,
         turn: if policy.selection == Selection::RoundRobin { next_turn(policy.id)? } else { 0 },
         random: if policy.selection == Selection::Random { random_u64()? } else { 0 },
-        hash: hash_of(context, uuid),
+        hash,
     };
     let limit = |n: i16| usize::try_from(n).unwrap_or(0);
     choose(&candidates, limit(policy.min_layers), limit(policy.max_layers), draw).map_err(|none| {

@@ -12,12 +12,17 @@
     clippy::type_complexity
 )]
 
+mod cache;
 mod catalog;
+mod contexts;
+mod deks;
 mod describe;
 mod fn_jobs;
 mod fn_setup;
+mod fn_values;
 mod fn_watch;
 mod fn_wrap;
+mod grants;
 mod gucs;
 mod health;
 mod init;
@@ -25,12 +30,19 @@ mod jobs;
 mod json_arg;
 mod kms;
 mod make;
+mod oid_arg;
 mod open;
+mod owner;
 mod quickstart;
 mod report;
+mod revocation;
 mod rewrap;
+mod rights;
 mod schema;
 mod setup;
 mod spi;
+mod transaction;
+mod values;
+mod varlena;
 mod verify;
 mod worker;

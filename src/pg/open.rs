@@ -178,6 +178,27 @@ pub(crate) fn open(row: &WrapperRow, wrapper: &Wrapper, keys: &HashMap<i64, Key>
     opened.map_err(|_| obstacle.unwrap_or_else(Failure::does_not_open))
 }
 
+/// Whether a wrapper that was opened before may still be: what [`open`] looks at before it asks a provider.
+pub(crate) fn check_keys(row: &WrapperRow, wrapper: &Wrapper, keys: &HashMap<i64, Key>) -> Result<(), Failure> {
+    check_floors(wrapper)?;
+    let (mut open_paths, mut obstacle) = (0, None);
+    for slot in wrapper.slots() {
+        let key = slot_key(row, slot, keys)?;
+        match usable(key) {
+            Ok(()) if slot.header.slot.layer_no().is_none() => open_paths += 1,
+            Ok(()) => {}
+            Err(NoShare::Obstacle(failure)) if wrapper.mode() == Mode::Redundant && slot.header.slot.layer_no().is_none() => {
+                obstacle = Some(failure);
+            }
+            Err(NoShare::Obstacle(failure) | NoShare::Refusal(failure)) => return Err(failure),
+        }
+    }
+    match obstacle {
+        Some(failure) if open_paths == 0 => Err(failure),
+        _ => Ok(()),
+    }
+}
+
 /// Why a slot gave no answer.
 enum NoShare {
     /// Its provider cannot be reached, or an operator put the key out of use: the other path of a redundant wrapper may open.
@@ -192,12 +213,15 @@ impl From<Failure> for NoShare {
     }
 }
 
+fn usable(key: &Key) -> Result<(), NoShare> {
+    let Some(failure) = barred(key, Intent::Use) else { return Ok(()) };
+    let put_out_of_use = !key.provider_enabled || matches!(key.status, KeyStatus::Disabled | KeyStatus::Destroyed);
+    Err(if put_out_of_use { NoShare::Obstacle(failure) } else { NoShare::Refusal(failure) })
+}
+
 /// Asks one slot's key.
 fn share(wrapper: &Wrapper, slot: &Container, key: &Key) -> Result<Outcome, NoShare> {
-    if let Some(failure) = barred(key, Intent::Use) {
-        let put_out_of_use = !key.provider_enabled || matches!(key.status, KeyStatus::Disabled | KeyStatus::Destroyed);
-        return Err(if put_out_of_use { NoShare::Obstacle(failure) } else { NoShare::Refusal(failure) });
-    }
+    usable(key)?;
     let aad = wrapper.slot_aad(slot.header.slot).map_err(Failure::from)?;
     match kms::open_shares(key, &[(&slot.blob, &aad)]) {
         Ok(shares) => Ok(shares.into_iter().next().flatten().map_or(Outcome::Failed, Outcome::Share)),

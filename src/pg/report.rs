@@ -1,7 +1,7 @@
 //! The one map from what went wrong to SQLSTATE, text, DETAIL and HINT. Texts are stable API; README lists them.
 
 use crate::{core::error::Error, provider::ProviderError};
-use pgrx::{PgSqlErrorCode, pg_sys::panic::ErrorReport, spi::SpiError};
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys::panic::ErrorReport, spi::SpiError};
 
 /// An error on its way to the client. Holds no key material: nothing that does can be formatted.
 #[derive(Debug, Clone)]
@@ -60,6 +60,12 @@ impl Failure {
         Self::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("must be superuser to call {function}"))
     }
 
+    /// 42501: the role has no such privilege on the policy.
+    pub(crate) fn no_right(policy: &str, privilege: &str) -> Self {
+        Self::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("permission denied for policy \"{policy}\""))
+            .detail(format!("It needs the privilege \"{privilege}\", which kms_wrap.kw_grant() gives."))
+    }
+
     /// 25006: a standby writes nothing.
     pub(crate) fn read_only() -> Self {
         Self::new(PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, "cannot write wrappers, keys or jobs during recovery")
@@ -69,6 +75,20 @@ impl Failure {
     /// 39000: the one error of all that does not open.
     pub(crate) fn does_not_open() -> Self {
         Self::new(PgSqlErrorCode::ERRCODE_EXTERNAL_ROUTINE_INVOCATION_EXCEPTION, "could not open wrapper")
+    }
+
+    /// 22021: decrypted bytes that are no text here.
+    pub(crate) fn not_text() -> Self {
+        Self::new(PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE, "decrypted value is not valid text in the encoding of this database")
+            .hint("Read it as bytes: kms_wrap.kw_decrypt() of the decoded envelope.")
+    }
+
+    /// 55000: the policy makes nothing new.
+    pub(crate) fn policy_disabled(policy: &str) -> Self {
+        Self::state(
+            format!("policy \"{policy}\" is disabled"),
+            "Set is_enabled in kms_wrap.encryption_policies to make wrappers and values with it again.",
+        )
     }
 
     /// 40001: somebody else wrote the wrapper meanwhile.
@@ -94,6 +114,12 @@ impl Failure {
             }
         };
         failure.detail(error.detail())
+    }
+
+    /// Ends the call with this error. For functions that pgrx does not wrap.
+    pub(crate) fn raise(self) -> ! {
+        ErrorReport::from(self).report(PgLogLevel::ERROR);
+        unreachable!("an ERROR does not come back")
     }
 
     pub(crate) fn message(&self) -> &str {
@@ -139,10 +165,15 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::DoesNotOpen => Self::does_not_open(),
-            Error::NotAContainer => Self::new(PgSqlErrorCode::ERRCODE_INVALID_BINARY_REPRESENTATION, error.to_string()),
-            Error::UnsupportedFormat(_) | Error::UnsupportedSuite(_) | Error::UnsupportedAlgorithm(_) => {
-                Self::state(error.to_string(), "Update kms_wrap to a version that knows it.")
+            Error::DoesNotDecrypt => Self::new(PgSqlErrorCode::ERRCODE_EXTERNAL_ROUTINE_INVOCATION_EXCEPTION, error.to_string()),
+            Error::NotAContainer | Error::NotAnEnvelope => {
+                Self::new(PgSqlErrorCode::ERRCODE_INVALID_BINARY_REPRESENTATION, error.to_string())
             }
+            Error::UnsupportedFormat(_)
+            | Error::UnsupportedSuite(_)
+            | Error::UnsupportedAlgorithm(_)
+            | Error::UnsupportedVersion(_)
+            | Error::UnsupportedCipher(_) => Self::state(error.to_string(), "Update kms_wrap to a version that knows it."),
             _ => Self::internal(error),
         }
     }

@@ -8,13 +8,17 @@ extension_sql_file!("../../sql/tables/policies.sql", name = "policies", requires
 extension_sql_file!("../../sql/tables/wrappers.sql", name = "wrappers", requires = ["policies"]);
 extension_sql_file!("../../sql/tables/jobs.sql", name = "jobs", requires = ["wrappers"]);
 extension_sql_file!("../../sql/tables/columns.sql", name = "columns", requires = ["policies"]);
+extension_sql_file!("../../sql/tables/grants.sql", name = "grants", requires = ["policies"]);
+extension_sql_file!("../../sql/revocation.sql", name = "revocation", requires = ["jobs", "columns", "grants"]);
+extension_sql_file!("../../sql/values.sql", name = "values", requires = ["guard"]);
 extension_sql_file!("../../sql/triggers.sql", name = "triggers", requires = ["jobs", "columns"]);
 extension_sql_file!("../../sql/views.sql", name = "views", requires = ["jobs"]);
 extension_sql_file!("../../sql/data.sql", name = "data", requires = ["triggers"]);
-extension_sql_file!("../../sql/dump.sql", name = "dump", requires = ["jobs", "columns"]);
+extension_sql_file!("../../sql/dump.sql", name = "dump", requires = ["jobs", "columns", "grants"]);
 extension_sql_file!("../../sql/comments_registry.sql", name = "comments_registry", requires = ["triggers", "views"]);
 extension_sql_file!("../../sql/comments_wrappers.sql", name = "comments_wrappers", requires = ["triggers", "views"]);
 extension_sql_file!("../../sql/comments_views.sql", name = "comments_views", requires = ["triggers", "views"]);
+extension_sql_file!("../../sql/comments_grants.sql", name = "comments_grants", requires = ["grants"]);
 extension_sql_file!("../../sql/comments_columns.sql", name = "comments_columns", requires = ["columns"]);
 extension_sql_file!("../../sql/procedures.sql", name = "procedures", requires = ["jobs"]);
 extension_sql_file!("../../sql/finalize.sql", name = "finalize", finalize);

@@ -1,29 +1,46 @@
 //! Running the extension's own statements: prepared once a backend, parameters only, rows read column by column in order.
+#![allow(unsafe_code)]
 
 use super::report::Failure;
 use pgrx::{
-    FromDatum, IntoDatum, PgOid, Spi,
+    FromDatum, IntoDatum, Spi,
     datum::{DatumWithOid, TimestampWithTimeZone},
-    spi::{OwnedPreparedStatement, SpiHeapTupleData},
+    pg_sys,
 };
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    ffi::CString,
+};
 
 thread_local! {
     /// Plans by the place of their text in the program: each statement is one `const`.
-    static PLANS: RefCell<HashMap<(*const u8, usize), Rc<OwnedPreparedStatement>>> = RefCell::new(HashMap::new());
+    static PLANS: RefCell<HashMap<(*const u8, usize), pg_sys::SPIPlanPtr>> = RefCell::new(HashMap::new());
+    /// Whether reads use the active snapshot as it is.
+    static ACTIVE_SNAPSHOT: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A result row. Columns are taken in the order of the SELECT list.
-pub(crate) struct Row<'a> {
-    tuple: SpiHeapTupleData<'a>,
-    column: usize,
+pub(crate) struct Row {
+    tuple: pg_sys::HeapTuple,
+    types: pg_sys::TupleDesc,
+    column: i32,
 }
 
-impl Row<'_> {
+impl Row {
     /// The next column, which may be NULL.
     pub(crate) fn opt<T: FromDatum + IntoDatum>(&mut self) -> Result<Option<T>, Failure> {
         self.column += 1;
-        Ok(self.tuple.get(self.column)?)
+        let mut is_null = false;
+        // SAFETY: row and descriptor are of one result, which lives until the statement's connection ends; a column past its end is NULL.
+        unsafe {
+            let found = pg_sys::SPI_gettypeid(self.types, self.column);
+            if !T::is_compatible_with(found) {
+                return Err(Failure::internal(format!("column {} is of type {}", self.column, found.to_u32())));
+            }
+            let datum = pg_sys::SPI_getbinval(self.tuple, self.types, self.column, &raw mut is_null);
+            Ok(T::from_polymorphic_datum(datum, is_null, found))
+        }
     }
 
     /// The next column, which is never NULL.
@@ -32,11 +49,25 @@ impl Row<'_> {
     }
 }
 
+/// Lets reads in `f` see what the active snapshot shows, and nothing newer.
+pub(super) fn with_active_snapshot<T>(f: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    struct Reset(bool);
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            ACTIVE_SNAPSHOT.set(self.0);
+        }
+    }
+    let reset = Reset(ACTIVE_SNAPSHOT.replace(true));
+    let result = f();
+    drop(reset);
+    result
+}
+
 /// Runs a statement that changes nothing.
 pub(crate) fn select<T>(
     sql: &'static str,
     args: &[DatumWithOid<'_>],
-    read: impl FnMut(&mut Row<'_>) -> Result<T, Failure>,
+    read: impl FnMut(&mut Row) -> Result<T, Failure>,
 ) -> Result<Vec<T>, Failure> {
     run(sql, args, false, read)
 }
@@ -45,7 +76,7 @@ pub(crate) fn select<T>(
 pub(crate) fn write<T>(
     sql: &'static str,
     args: &[DatumWithOid<'_>],
-    read: impl FnMut(&mut Row<'_>) -> Result<T, Failure>,
+    read: impl FnMut(&mut Row) -> Result<T, Failure>,
 ) -> Result<Vec<T>, Failure> {
     run(sql, args, true, read)
 }
@@ -53,10 +84,7 @@ pub(crate) fn write<T>(
 /// Runs a statement that writes and returns how many rows it touched.
 pub(crate) fn execute(sql: &'static str, args: &[DatumWithOid<'_>]) -> Result<usize, Failure> {
     not_on_standby()?;
-    Spi::connect_mut(|client| {
-        let plan = plan(client, sql, args, true)?;
-        Ok(client.update(&*plan, None, args)?.len())
-    })
+    Spi::connect_mut(|_| Ok(run_plan(sql, args, false)?.1))
 }
 
 /// The first row.
@@ -68,16 +96,41 @@ fn run<T>(
     sql: &'static str,
     args: &[DatumWithOid<'_>],
     writes: bool,
-    mut read: impl FnMut(&mut Row<'_>) -> Result<T, Failure>,
+    mut read: impl FnMut(&mut Row) -> Result<T, Failure>,
 ) -> Result<Vec<T>, Failure> {
     if writes {
         not_on_standby()?;
     }
-    Spi::connect_mut(|client| {
-        let plan = plan(client, sql, args, writes)?;
-        let table = if writes { client.update(&*plan, None, args)? } else { client.select(&*plan, None, args)? };
-        table.map(|tuple| read(&mut Row { tuple, column: 0 })).collect()
+    Spi::connect_mut(|_| {
+        let (table, rows) = run_plan(sql, args, !writes && ACTIVE_SNAPSHOT.get())?;
+        let mut results = Vec::with_capacity(rows);
+        for i in 0..rows {
+            // SAFETY: the table has so many rows, and lives until the connection ends.
+            let (tuple, types) = unsafe { (*(*table).vals.add(i), (*table).tupdesc) };
+            results.push(read(&mut Row { tuple, types, column: 0 })?);
+        }
+        // SAFETY: nothing of it is used any more; results own what they hold.
+        unsafe { pg_sys::SPI_freetuptable(table) };
+        Ok(results)
     })
+}
+
+/// Runs a prepared statement within a connection; returns its result table, NULL if it has none, and the number of rows.
+///
+/// `read_only` reads with the active snapshot; otherwise the statement sees what was committed before it, within the transaction's isolation.
+fn run_plan(sql: &'static str, args: &[DatumWithOid<'_>], read_only: bool) -> Result<(*mut pg_sys::SPITupleTable, usize), Failure> {
+    let plan = plan(sql, args)?;
+    let mut values: Vec<pg_sys::Datum> = args.iter().map(|arg| arg.datum().map_or(pg_sys::Datum::null(), |d| d.sans_lifetime())).collect();
+    let nulls: Vec<std::ffi::c_char> = args.iter().map(|arg| if arg.datum().is_some() { b' ' } else { b'n' }.cast_signed()).collect();
+    // SAFETY: the plan has been kept, and was prepared for arguments of these types; both arrays have one item for each.
+    unsafe {
+        pg_sys::SPI_tuptable = std::ptr::null_mut();
+        let code = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), read_only, 0);
+        if code < 0 {
+            return Err(Failure::internal(format!("statement ended with code {code}")));
+        }
+        Ok((pg_sys::SPI_tuptable, usize::try_from(pg_sys::SPI_processed).map_err(Failure::internal)?))
+    }
 }
 
 /// PostgreSQL's own check comes only when a row is written, after nextval() has failed with an internal error.
@@ -88,40 +141,39 @@ fn not_on_standby() -> Result<(), Failure> {
 /// Whether all statements of this transaction see one snapshot (repeatable read, serializable).
 pub(crate) fn has_transaction_snapshot() -> bool {
     // SAFETY: reads a variable of this process.
-    #[allow(unsafe_code)]
-    let level = unsafe { pgrx::pg_sys::XactIsoLevel };
-    u32::try_from(level).is_ok_and(|level| level >= pgrx::pg_sys::XACT_REPEATABLE_READ)
+    let level = unsafe { pg_sys::XactIsoLevel };
+    u32::try_from(level).is_ok_and(|level| level >= pg_sys::XACT_REPEATABLE_READ)
 }
 
 /// When this process started.
 pub(crate) fn session_start() -> Option<TimestampWithTimeZone> {
     // SAFETY: set once when the process starts.
-    #[allow(unsafe_code)]
-    let start = unsafe { pgrx::pg_sys::MyStartTimestamp };
+    let start = unsafe { pg_sys::MyStartTimestamp };
     TimestampWithTimeZone::try_from(start).ok()
 }
 
 /// Whether this server is a standby.
 pub(crate) fn in_recovery() -> bool {
     // SAFETY: reads a flag in shared memory.
-    #[allow(unsafe_code)]
-    unsafe {
-        pgrx::pg_sys::RecoveryInProgress()
-    }
+    unsafe { pg_sys::RecoveryInProgress() }
 }
 
-fn plan(
-    client: &pgrx::spi::SpiClient<'_>,
-    sql: &'static str,
-    args: &[DatumWithOid<'_>],
-    writes: bool,
-) -> Result<Rc<OwnedPreparedStatement>, Failure> {
-    if let Some(plan) = PLANS.with_borrow(|plans| plans.get(&(sql.as_ptr(), sql.len())).cloned()) {
+fn plan(sql: &'static str, args: &[DatumWithOid<'_>]) -> Result<pg_sys::SPIPlanPtr, Failure> {
+    let place = (sql.as_ptr(), sql.len());
+    if let Some(plan) = PLANS.with_borrow(|plans| plans.get(&place).copied()) {
         return Ok(plan);
     }
-    let types: Vec<_> = args.iter().map(|arg| PgOid::from(arg.oid())).collect();
-    let prepared = if writes { client.prepare_mut(sql, &types)? } else { client.prepare(sql, &types)? };
-    let plan = Rc::new(prepared.keep());
-    PLANS.with_borrow_mut(|plans| plans.insert((sql.as_ptr(), sql.len()), Rc::clone(&plan)));
+    let mut types: Vec<pg_sys::Oid> = args.iter().map(|arg| arg.oid()).collect();
+    let text = CString::new(sql).map_err(Failure::internal)?;
+    let n = i32::try_from(types.len()).map_err(Failure::internal)?;
+    // SAFETY: within a connection; text and types outlive the call, and the plan is copied to where it stays for the backend's life.
+    let plan = unsafe {
+        let plan = pg_sys::SPI_prepare(text.as_ptr(), n, types.as_mut_ptr());
+        if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
+            return Err(Failure::internal("statement cannot be prepared"));
+        }
+        plan
+    };
+    PLANS.with_borrow_mut(|plans| plans.insert(place, plan));
     Ok(plan)
 }

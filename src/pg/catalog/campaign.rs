@@ -139,7 +139,7 @@ fn counts(rows: Vec<Counts>) -> Result<Counts, Failure> {
     spi::first(rows).ok_or_else(|| Failure::internal("counts"))
 }
 
-fn read_counts(row: &mut Row<'_>) -> Result<Counts, Failure> {
+fn read_counts(row: &mut Row) -> Result<Counts, Failure> {
     Ok(Counts { queued: row.next()?, current: row.next()?, blocked: row.next()? })
 }
 

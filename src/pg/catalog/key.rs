@@ -171,7 +171,7 @@ pub(crate) fn all() -> Result<Vec<Key>, Failure> {
     Ok(spi::select(ALL, &[], read)?.into_iter().flatten().collect())
 }
 
-fn read(row: &mut Row<'_>) -> Result<Option<Key>, Failure> {
+fn read(row: &mut Row) -> Result<Option<Key>, Failure> {
     let (id, provider, provider_enabled, provider_suspended, trust_domain) =
         (row.next()?, row.next()?, row.next()?, row.next()?, row.next()?);
     let key_ref = KeyRef {

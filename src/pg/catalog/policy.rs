@@ -24,12 +24,20 @@ pub(crate) struct Policy {
     pub(crate) require_origin: bool,
     pub(crate) allow_same_trust_domain: bool,
     pub(crate) is_enabled: bool,
+    /// Names of the context pairs that choose the DEK of values.
+    pub(crate) dek_scope: Vec<String>,
+    /// Longest time that an opened DEK is kept, in microseconds.
+    pub(crate) cache_ttl: i64,
+    /// Values are padded to a multiple of so many bytes; 1 for none.
+    pub(crate) value_pad_to: i32,
 }
 
 macro_rules! policy_select {
     () => {
         "SELECT id, policy_uuid, policy_name::text, composition, layer_selection, min_layers, max_layers, min_nist_level,
-                require_origin, allow_same_trust_domain, is_enabled FROM kms_wrap.encryption_policies "
+                require_origin, allow_same_trust_domain, is_enabled, dek_scope,
+                (EXTRACT(epoch FROM cache_ttl) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, value_pad_to
+         FROM kms_wrap.encryption_policies "
     };
 }
 
@@ -71,7 +79,7 @@ pub(crate) fn members(policies: &[i64]) -> Result<HashSet<(i64, i64, String)>, F
     Ok(rows.into_iter().collect())
 }
 
-fn read(row: &mut Row<'_>) -> Result<Policy, Failure> {
+fn read(row: &mut Row) -> Result<Policy, Failure> {
     let (id, uuid, name) = (row.next()?, row.next::<Uuid>()?, row.next()?);
     let (mode, selection): (String, String) = (row.next()?, row.next()?);
     Ok(Policy {
@@ -86,5 +94,8 @@ fn read(row: &mut Row<'_>) -> Result<Policy, Failure> {
         require_origin: row.next()?,
         allow_same_trust_domain: row.next()?,
         is_enabled: row.next()?,
+        dek_scope: row.next()?,
+        cache_ttl: row.next()?,
+        value_pad_to: row.next()?,
     })
 }

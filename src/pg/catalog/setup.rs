@@ -51,8 +51,7 @@ pub(crate) struct Provider {
 /// A provider by name, its configuration locked: shared, or exclusively for a change of root key.
 pub(crate) fn provider(name: &str, for_update: bool) -> Result<Provider, Failure> {
     let sql = if for_update { PROVIDER_FOR_UPDATE } else { PROVIDER };
-    let read =
-        |row: &mut Row<'_>| Ok(Provider { id: row.next()?, kind: row.next()?, config_id: row.next()?, config: row.next::<JsonB>()?.0 });
+    let read = |row: &mut Row| Ok(Provider { id: row.next()?, kind: row.next()?, config_id: row.next()?, config: row.next::<JsonB>()?.0 });
     spi::first(spi::write(sql, &[name.into()], read)?).ok_or_else(|| Failure::unknown("key provider", name))
 }
 

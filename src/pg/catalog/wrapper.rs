@@ -99,6 +99,24 @@ const BY_UUID: &str =
 const BY_IDS: &str = concat!(wrapper_select!(), "WHERE w.id OPERATOR(pg_catalog.=) ANY ($1) ORDER BY w.id, l.layer_no");
 const NEXT_GENERATIONS: &str = "SELECT pg_catalog.nextval('kms_wrap.wrapper_generation_seq') FROM pg_catalog.generate_series(1, $1)";
 
+const CURRENT: &str = "SELECT wrapper_uuid::pg_catalog.uuid FROM kms_wrap.key_wrappers
+     WHERE policy_id OPERATOR(pg_catalog.=) $1 AND COALESCE(scope_key, ''::pg_catalog.bytea) OPERATOR(pg_catalog.=) COALESCE($2, ''::pg_catalog.bytea)
+       AND purpose OPERATOR(pg_catalog.=) 'values' AND status OPERATOR(pg_catalog.=) 'active'";
+
+/// The wrapper whose DEK encrypts new values of a policy's scope.
+pub(crate) fn current(policy: i64, scope_key: Option<&[u8]>) -> Result<Option<[u8; 16]>, Failure> {
+    let found = spi::select(CURRENT, &[policy.into(), scope_key.map(<[u8]>::to_vec).into()], |row| row.next::<Uuid>())?;
+    Ok(spi::first(found).map(|uuid| *uuid.as_bytes()))
+}
+
+const POLICY_OF: &str =
+    "SELECT policy_id FROM kms_wrap.key_wrappers WHERE wrapper_uuid OPERATOR(pg_catalog.=) $1::pg_catalog.text::pg_catalog.bpchar";
+
+/// The id of a wrapper's policy.
+pub(crate) fn policy_of(uuid: Uuid) -> Result<i64, Failure> {
+    spi::first(spi::select(POLICY_OF, &[uuid.into()], |row| row.next())?).ok_or_else(|| Failure::unknown("wrapper", uuid))
+}
+
 /// One wrapper.
 pub(crate) fn by_uuid(uuid: Uuid) -> Result<WrapperRow, Failure> {
     let rows = grouped(spi::select(BY_UUID, &[uuid.into()], read)?);
@@ -111,7 +129,7 @@ pub(crate) fn by_ids(ids: &[i64]) -> Result<Vec<WrapperRow>, Failure> {
 }
 
 /// A wrapper with at most one of its layers.
-fn read(row: &mut Row<'_>) -> Result<WrapperRow, Failure> {
+fn read(row: &mut Row) -> Result<WrapperRow, Failure> {
     let mut wrapper = WrapperRow {
         id: row.next()?,
         uuid: *row.next::<Uuid>()?.as_bytes(),
@@ -145,7 +163,7 @@ fn read(row: &mut Row<'_>) -> Result<WrapperRow, Failure> {
 }
 
 /// JSON that cannot be read is JSON that disagrees with the bytes.
-fn json(row: &mut Row<'_>) -> Result<Option<Value>, Failure> {
+fn json(row: &mut Row) -> Result<Option<Value>, Failure> {
     Ok(row.opt::<String>()?.and_then(|text| serde_json::from_str(&text).ok()))
 }
 
@@ -187,6 +205,8 @@ pub(crate) struct NewLayer {
 pub(crate) struct NewWrapper {
     pub(crate) uuid: [u8; 16],
     pub(crate) policy_id: i64,
+    pub(crate) purpose: &'static str,
+    pub(crate) scope_key: Option<Vec<u8>>,
     pub(crate) kms1: i64,
     pub(crate) kms2: i64,
     pub(crate) dek_wrap1: Vec<u8>,
@@ -201,9 +221,9 @@ pub(crate) struct NewWrapper {
 const INSERT: &str = "WITH w AS (
        INSERT INTO kms_wrap.key_wrappers
               (wrapper_uuid, policy_id, purpose, kms1_key_id, kms2_key_id, dek_wrap1, dek_wrap2, crypto_suite,
-               wrap_version, generation, dek_fingerprint)
-       VALUES ($1::pg_catalog.text::pg_catalog.bpchar, $2, 'caller', $3, $4, $5, $6, $7, $8, $9, $10)
-       ON CONFLICT (kms1_key_id, kms2_key_id, wrap_version) DO NOTHING RETURNING id),
+               wrap_version, generation, dek_fingerprint, scope_key)
+       VALUES ($1::pg_catalog.text::pg_catalog.bpchar, $2, $17, $3, $4, $5, $6, $7, $8, $9, $10, $18)
+       ON CONFLICT DO NOTHING RETURNING id),
      l AS (
        INSERT INTO kms_wrap.key_wrapper_layers (key_wrapper_id, layer_no, kms_key_id, kem_algo_id, kem_ciphertext, aad, meta)
        SELECT w.id, n.layer_no, n.key, a.id, n.ct, n.aad, n.meta
@@ -212,7 +232,7 @@ const INSERT: &str = "WITH w AS (
             JOIN kms_wrap.crypto_algorithms a ON a.id OPERATOR(pg_catalog.<) 1000 AND a.class OPERATOR(pg_catalog.=) 'kem' AND a.name OPERATOR(pg_catalog.=) n.algorithm)
      SELECT id FROM w";
 
-/// Inserts a wrapper; `false` when its wrap_version is taken for its pair of keys (after wrap-around) and another generation is needed.
+/// Inserts a wrapper; `false` when its wrap_version is taken for its pair of keys (after wrap-around), or its scope has a current wrapper.
 pub(crate) fn insert(new: NewWrapper) -> Result<bool, Failure> {
     let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for layer in new.layers {
@@ -240,6 +260,8 @@ pub(crate) fn insert(new: NewWrapper) -> Result<bool, Failure> {
         columns.3.into(),
         columns.4.into(),
         columns.5.into(),
+        new.purpose.into(),
+        new.scope_key.into(),
     ];
     Ok(!spi::write(INSERT, &args, |row| row.next::<i64>())?.is_empty())
 }

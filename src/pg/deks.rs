@@ -1,0 +1,191 @@
+//! DEKs of values: from memory, or else read, opened and kept; and the one that encrypts a scope's new values.
+
+use super::{
+    cache::{self, Entry, Found, NewEntry},
+    catalog::{
+        key,
+        policy::{self, Policy},
+        wrapper::{self, WrapperRow, WrapperStatus},
+    },
+    grants::{self, Privilege},
+    make, open, owner,
+    report::Failure,
+    revocation, spi, transaction,
+};
+use pgrx::Uuid;
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
+
+/// What was read of policies, as of an epoch.
+#[derive(Default)]
+struct Held {
+    epoch: u64,
+    policies: HashMap<String, Rc<Policy>>,
+    /// Policy and scope to the wrapper that encrypts its new values.
+    current: HashMap<(i64, [u8; 32]), [u8; 16]>,
+}
+
+thread_local! {
+    static HELD: RefCell<Held> = RefCell::new(Held::default());
+}
+
+fn with_held<T>(f: impl FnOnce(&mut Held) -> T) -> T {
+    let epoch = revocation::epoch();
+    HELD.with_borrow_mut(|held| {
+        if held.epoch != epoch {
+            *held = Held { epoch, ..Held::default() };
+        }
+        f(held)
+    })
+}
+
+/// Reads until nothing changed meanwhile; returns what was read and the epoch of it.
+fn settled<T>(read: impl Fn() -> Result<T, Failure>) -> Result<(T, u64), Failure> {
+    loop {
+        revocation::listen()?;
+        revocation::take_in();
+        let epoch = revocation::epoch();
+        let result = read();
+        revocation::take_in();
+        if epoch == revocation::epoch() {
+            // Remembered, so that a roll-back of rows read here moves the epoch.
+            transaction::is_tentative();
+            return Ok((result?, epoch));
+        }
+        pgrx::check_for_interrupts!();
+    }
+}
+
+/// A policy by name.
+pub(crate) fn policy(name: &str) -> Result<Rc<Policy>, Failure> {
+    if let Some(policy) = with_held(|held| held.policies.get(name).cloned()) {
+        return Ok(policy);
+    }
+    let (policy, _) = settled(|| owner::reading_now(|| policy::by_name(name)))?;
+    let policy = Rc::new(policy);
+    with_held(|held| held.policies.insert(name.to_owned(), Rc::clone(&policy)));
+    Ok(policy)
+}
+
+/// A policy by name, as it is now.
+pub(crate) fn policy_now(name: &str) -> Result<Policy, Failure> {
+    owner::reading_now(|| policy::by_name(name))
+}
+
+/// The policy of a wrapper, whose rights guard it.
+fn policy_of(wrapper: &[u8; 16]) -> Result<Policy, Failure> {
+    let (policy, _) = settled(|| {
+        owner::reading_now(|| {
+            let id = wrapper::policy_of(Uuid::from_bytes(*wrapper))?;
+            policy::by_ids(&[id])?.remove(&id).ok_or_else(|| Failure::internal("policy of a wrapper"))
+        })
+    })?;
+    Ok(policy)
+}
+
+/// What a look into memory came to.
+enum Try<T> {
+    Done(Result<T, Failure>),
+    /// The answer about the right is not held.
+    Ask(Rc<Policy>),
+}
+
+/// Uses a wrapper's DEK, if the current role has the privilege on its policy. `f` may not come back here.
+pub(crate) fn with_dek<T>(
+    wrapper: &[u8; 16],
+    privilege: Privilege,
+    f: impl FnOnce(&mut Entry) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let mut f = Some(f);
+    let mut hit = || {
+        cache::find(wrapper, |entry| match grants::held(entry.policy.id, privilege) {
+            Some(true) => Try::Done(f.take().map_or_else(|| Err(Failure::internal("DEK used twice")), |f| f(entry))),
+            Some(false) => Try::Done(Err(Failure::no_right(&entry.policy.name, privilege.name()))),
+            None => Try::Ask(Rc::clone(&entry.policy)),
+        })
+    };
+    // Rights and keys may change between two looks, again and again if somebody is at it.
+    for _ in 0..16 {
+        match hit() {
+            Found::Fresh(Try::Done(result)) => return result,
+            Found::Fresh(Try::Ask(policy)) => grants::require(policy.id, &policy.name, privilege)?,
+            Found::Outdated => confirm(wrapper)?,
+            Found::Nothing => {
+                // The right comes before the provider is asked.
+                let policy = policy_of(wrapper)?;
+                grants::require(policy.id, &policy.name, privilege)?;
+                fill(wrapper)?;
+            }
+        }
+    }
+    Err(Failure::changed())
+}
+
+fn read(wrapper: &[u8; 16]) -> Result<(WrapperRow, HashMap<i64, key::Key>, Rc<Policy>), Failure> {
+    owner::reading_now(|| {
+        let row = wrapper::by_uuid(Uuid::from_bytes(*wrapper))?;
+        open::check_status(&row)?;
+        let keys = key::by_ids(&row.key_ids().collect::<Vec<_>>())?;
+        let policy = policy::by_ids(&[row.policy_id])?.remove(&row.policy_id).ok_or_else(|| Failure::internal("policy of a wrapper"))?;
+        Ok((row, keys, Rc::new(policy)))
+    })
+}
+
+fn fill(wrapper: &[u8; 16]) -> Result<(), Failure> {
+    let ((row, policy, ctx_sha256, dek), epoch) = settled(|| {
+        let (row, keys, policy) = read(wrapper)?;
+        let parsed = open::parse(&row)?;
+        let dek = open::open(&row, &parsed, &keys, false)?;
+        Ok((row, policy, *parsed.ctx_sha256(), dek))
+    })?;
+    cache::insert(NewEntry {
+        wrapper: *wrapper,
+        policy,
+        is_callers: row.purpose == "caller",
+        ctx_sha256,
+        is_active: row.status == WrapperStatus::Active,
+        dek,
+        epoch,
+    });
+    Ok(())
+}
+
+/// Looks again whether a held DEK may still be opened, without asking a provider for it.
+fn confirm(wrapper: &[u8; 16]) -> Result<(), Failure> {
+    let checked = settled(|| {
+        let (row, keys, policy) = read(wrapper)?;
+        let parsed = open::parse(&row)?;
+        open::check_keys(&row, &parsed, &keys)?;
+        Ok((policy, row.status == WrapperStatus::Active))
+    });
+    match checked {
+        Ok(((policy, is_active), epoch)) => {
+            cache::confirm(wrapper, epoch, policy, is_active);
+            Ok(())
+        }
+        Err(failure) => {
+            cache::forget(wrapper);
+            Err(failure)
+        }
+    }
+}
+
+/// The wrapper that encrypts new values of a policy's scope; made now if there is none. `scope` is `None` for a policy without scopes.
+pub(crate) fn current(policy: &Policy, ctx_sha256: &[u8; 32], is_scoped: bool) -> Result<[u8; 16], Failure> {
+    let index = (policy.id, *ctx_sha256);
+    if let Some(wrapper) = with_held(|held| held.current.get(&index).copied()) {
+        return Ok(wrapper);
+    }
+    let scope_key = is_scoped.then_some(ctx_sha256.as_slice());
+    loop {
+        let (found, _) = settled(|| owner::reading_now(|| wrapper::current(policy.id, scope_key)))?;
+        if let Some(wrapper) = found {
+            with_held(|held| held.current.insert(index, wrapper));
+            return Ok(wrapper);
+        }
+        if spi::in_recovery() {
+            return Err(Failure::read_only());
+        }
+        // Another session may be making it too: one of both is stored, and both look again.
+        owner::as_owner(|| make::values_wrapper(policy, *ctx_sha256, scope_key.is_some()))?;
+    }
+}

@@ -1,0 +1,81 @@
+//! What ends with a transaction: runs of nonces, and what was read from rows that may never be committed.
+#![allow(unsafe_code)]
+
+use super::{cache, revocation};
+use pgrx::{pg_guard, pg_sys};
+use std::cell::Cell;
+
+thread_local! {
+    /// Number of the top-level transaction, in this process.
+    static SERIAL: Cell<u64> = const { Cell::new(0) };
+    /// Whether something held was read while this transaction had written.
+    static TENTATIVE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Registers for the ends of transactions and of the process. Called once a backend.
+pub(super) fn listen() {
+    // SAFETY: callbacks that live as long as the library.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(on_end), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(on_subtransaction_end), std::ptr::null_mut());
+        pg_sys::on_proc_exit(Some(on_exit), pg_sys::Datum::null());
+    }
+}
+
+/// A number that no other top-level transaction of this process has.
+pub(crate) fn serial() -> u64 {
+    SERIAL.get()
+}
+
+/// Whether this transaction has written, so that what it reads now may be its own and be rolled back. Remembered until its end.
+pub(crate) fn is_tentative() -> bool {
+    // SAFETY: reads a variable of this process.
+    let has_written = unsafe { pg_sys::GetTopTransactionIdIfAny() } != pg_sys::TransactionId::INVALID;
+    if has_written {
+        TENTATIVE.set(true);
+    }
+    has_written
+}
+
+/// Rows that this transaction wrote are gone: so is all that was read from them.
+fn forget_tentative() {
+    if TENTATIVE.replace(false) {
+        cache::drop_tentative();
+        revocation::bump();
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_end(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
+    use pg_sys::XactEvent::{
+        XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PARALLEL_ABORT, XACT_EVENT_PARALLEL_COMMIT, XACT_EVENT_PREPARE,
+    };
+    match event {
+        XACT_EVENT_COMMIT | XACT_EVENT_PARALLEL_COMMIT => {
+            if TENTATIVE.replace(false) {
+                cache::promote_tentative();
+            }
+        }
+        // A prepared transaction may still be rolled back, by anybody.
+        XACT_EVENT_ABORT | XACT_EVENT_PARALLEL_ABORT | XACT_EVENT_PREPARE => forget_tentative(),
+        _ => return,
+    }
+    SERIAL.set(SERIAL.get().wrapping_add(1));
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_subtransaction_end(
+    event: pg_sys::SubXactEvent::Type,
+    _subtransaction: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _arg: *mut std::ffi::c_void,
+) {
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        forget_tentative();
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_exit(_code: i32, _arg: pg_sys::Datum) {
+    cache::wipe();
+}

@@ -1,0 +1,159 @@
+//! Encrypting and decrypting values: envelope, DEK, rights and context brought together.
+
+use super::{
+    cache::Entry,
+    catalog::policy::Policy,
+    contexts::CallerContext,
+    deks,
+    grants::{self, Privilege},
+    report::Failure,
+    revocation,
+    varlena::Output,
+};
+use crate::core::{
+    error::Error,
+    value::{self, Envelope, HEAD_LEN, Head, OVERHEAD, ValueContext, armour, armoured_len, pad, unpadded_len},
+};
+use std::{cell::RefCell, rc::Rc};
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, Zeroizing};
+
+thread_local! {
+    /// Buffers that are used again: for AAD, and for raw envelopes on their way to or from armour.
+    static AAD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What an envelope becomes: raw in a `bytea`, armoured in a `text`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Raw,
+    Armoured,
+}
+
+/// Encrypts a value under the DEK of a wrapper that is bound to `ctx_sha256`.
+pub(crate) fn seal(entry: &mut Entry, context: &ValueContext, value: &[u8], pad_to: i32, form: Form) -> Result<Output, Failure> {
+    let pad_to = usize::try_from(pad_to).unwrap_or(1);
+    let padded = (pad_to > 1).then(|| pad(value, pad_to));
+    let plaintext = padded.as_ref().map_or(value, |p| p.as_slice());
+    let wrapper = entry.wrapper;
+    let (prefix, nonce, key) = entry.next_nonce()?;
+    let head = Head::new(&wrapper, padded.is_some(), &prefix, &nonce);
+    let len = plaintext.len() + OVERHEAD;
+    AAD.with_borrow_mut(|aad| {
+        value::aad(&head, context, aad);
+        let write = |out: &mut [u8]| {
+            let (start, rest) = out.split_first_chunk_mut::<HEAD_LEN>().ok_or(Error::Invariant("envelope length"))?;
+            let (ciphertext, tag) = rest.split_last_chunk_mut().ok_or(Error::Invariant("envelope length"))?;
+            *start = *head.as_bytes();
+            *tag = key.seal(&nonce, aad, plaintext, ciphertext)?;
+            Ok::<_, Error>(())
+        };
+        match form {
+            Form::Raw => {
+                let mut output = Output::new(len)?;
+                write(output.bytes())?;
+                Ok(output)
+            }
+            Form::Armoured => {
+                let mut raw = vec![0; len];
+                write(&mut raw)?;
+                let mut output = Output::new(armoured_len(len))?;
+                armour(&raw, output.bytes())?;
+                Ok(output)
+            }
+        }
+    })
+}
+
+/// Decrypts an envelope with the DEK that it names. The caller has checked rights, and that the DEK is for this place.
+pub(crate) fn open(entry: &mut Entry, context: &ValueContext, envelope: &Envelope<'_>) -> Result<Output, Failure> {
+    let mut output = Output::new(envelope.ciphertext.len())?;
+    open_into(entry, context, envelope, output.bytes())?;
+    if envelope.head.is_padded() {
+        let len = unpadded_len(output.bytes())?;
+        output.truncate(len);
+    }
+    Ok(output)
+}
+
+fn open_into(entry: &mut Entry, context: &ValueContext, envelope: &Envelope<'_>, out: &mut [u8]) -> Result<(), Failure> {
+    let head = &envelope.head;
+    let key = entry.message_key(&head.prefix())?;
+    AAD.with_borrow_mut(|aad| {
+        value::aad(head, context, aad);
+        Ok(key.open(&head.gcm_nonce(), aad, envelope.ciphertext, envelope.tag, out)?)
+    })
+}
+
+/// As [`open`], into memory that is wiped.
+pub(crate) fn open_secretly(entry: &mut Entry, context: &ValueContext, envelope: &Envelope<'_>) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let mut plaintext = Zeroizing::new(vec![0; envelope.ciphertext.len()]);
+    open_into(entry, context, envelope, &mut plaintext)?;
+    if envelope.head.is_padded() {
+        let len = unpadded_len(&plaintext)?;
+        if let Some(rest) = plaintext.get_mut(len..) {
+            rest.zeroize();
+        }
+        plaintext.truncate(len);
+    }
+    Ok(plaintext)
+}
+
+/// Encrypts by policy, or with a wrapper that the caller names.
+pub(crate) fn encrypt(
+    policy: &str,
+    wrapper: Option<[u8; 16]>,
+    context: &CallerContext,
+    value: &[u8],
+    form: Form,
+) -> Result<Output, Failure> {
+    revocation::poll();
+    if let Some(wrapper) = wrapper {
+        return encrypt_with(&wrapper, context, value, form);
+    }
+    let policy = deks::policy(policy)?;
+    grants::require(policy.id, &policy.name, Privilege::Encrypt)?;
+    check_enabled(&policy)?;
+    let scope = context.scope(&policy);
+    let wrapper = deks::current(&policy, &scope, !policy.dek_scope.is_empty())?;
+    deks::with_dek(&wrapper, Privilege::Encrypt, |entry| {
+        check_bound(entry, &scope)?;
+        seal(entry, &context.value, value, policy.value_pad_to, form)
+    })
+}
+
+fn encrypt_with(wrapper: &[u8; 16], context: &CallerContext, value: &[u8], form: Form) -> Result<Output, Failure> {
+    deks::with_dek(wrapper, Privilege::Encrypt, |entry| {
+        let policy = Rc::clone(&entry.policy);
+        check_enabled(&policy)?;
+        if !entry.is_active {
+            let hint = "It opens values; new ones need an active wrapper. kw_encrypt() by policy takes the current one.";
+            return Err(Failure::state(format!("wrapper \"{}\" encrypts no new values", pgrx::Uuid::from_bytes(*wrapper)), hint));
+        }
+        check_caller_bound(entry, context)?;
+        seal(entry, &context.value, value, policy.value_pad_to, form)
+    })
+}
+
+/// Decrypts a free value.
+pub(crate) fn decrypt(envelope: &Envelope<'_>, context: &CallerContext) -> Result<Output, Failure> {
+    revocation::poll();
+    deks::with_dek(&envelope.head.wrapper(), Privilege::Decrypt, |entry| {
+        check_caller_bound(entry, context)?;
+        open(entry, &context.value, envelope)
+    })
+}
+
+/// A wrapper of kw_wrap_dek wants the whole context that it was made with, one of a policy's values the pairs that chose it.
+fn check_caller_bound(entry: &Entry, context: &CallerContext) -> Result<(), Failure> {
+    if entry.is_callers { check_bound(entry, &context.sha256) } else { check_bound(entry, &context.scope(&entry.policy)) }
+}
+
+/// A DEK serves only what its wrapper was made for.
+pub(crate) fn check_bound(entry: &Entry, ctx_sha256: &[u8; 32]) -> Result<(), Failure> {
+    if bool::from(entry.ctx_sha256.ct_eq(ctx_sha256)) { Ok(()) } else { Err(Error::DoesNotDecrypt.into()) }
+}
+
+fn check_enabled(policy: &Policy) -> Result<(), Failure> {
+    if policy.is_enabled { Ok(()) } else { Err(Failure::policy_disabled(&policy.name)) }
+}
