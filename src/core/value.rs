@@ -144,17 +144,18 @@ pub fn armour(raw: &[u8], out: &mut [u8]) -> Result<(), Error> {
     }
 }
 
-/// Takes the armour off, into a buffer that is used again.
+/// Takes the armour off, into a buffer that is used again; it is left empty when that fails.
 ///
 /// # Errors
 /// [`Error::NotAnEnvelope`] for all that [`armour`] does not write: another alphabet, padding, white space, left-over bits.
 pub fn unarmour(text: &[u8], raw: &mut Vec<u8>) -> Result<(), Error> {
-    let encoded = text.strip_prefix(ARMOUR).ok_or(Error::NotAnEnvelope)?;
     raw.clear();
+    let encoded = text.strip_prefix(ARMOUR).ok_or(Error::NotAnEnvelope)?;
     raw.resize(base64::decoded_len_estimate(encoded.len()), 0);
-    let len = URL_SAFE_NO_PAD.decode_slice(encoded, raw).map_err(|_| Error::NotAnEnvelope)?;
-    raw.truncate(len);
-    Ok(())
+    // The engine writes what it could read before it found a fault.
+    let decoded = URL_SAFE_NO_PAD.decode_slice(encoded, raw);
+    raw.truncate(decoded.as_ref().map_or(0, |len| *len));
+    decoded.map(|_| ()).map_err(|_| Error::NotAnEnvelope)
 }
 
 /// What a value's tag authenticates besides it, into a buffer that is used again.

@@ -161,7 +161,9 @@ mod tests {
     #[test]
     fn a_run_counts_modulo_2_96_and_ends() {
         let mut run = Run::start(&mut Fixed(0xff)).unwrap();
+        assert_eq!(run.left, 1 << 32);
         assert_eq!(run.next_nonce(), Some([0; 12]));
+        assert_eq!(run.left, (1 << 32) - 1);
         assert_eq!(run.next_nonce(), Some([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]));
         run.left = 1;
         assert!(run.next_nonce().is_some());
