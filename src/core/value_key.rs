@@ -14,20 +14,16 @@ use super::{
 use aes_gcm::{
     AeadInOut, Aes256Gcm,
     aead::{KeyInit, inout::InOutBuf},
-    aes::{
-        Aes256,
-        cipher::{Array, BlockCipherEncrypt},
-    },
+    aes::{Aes256, cipher::BlockCipherEncrypt},
 };
-use zeroize::Zeroize;
 
 const LABEL: &[u8] = b"kms_wrap/v1/value-key\0";
 
-/// What encrypts all values under one DEK.
+/// What encrypts all values under one DEK. On the heap like every [`Secret`], since whoever keeps keys moves them about.
 pub struct ValueKey {
-    aes: Aes256,
+    aes: Box<Aes256>,
     /// The CMAC subkey K1.
-    k1: [u8; 16],
+    k1: Secret<16>,
 }
 
 impl ValueKey {
@@ -47,37 +43,29 @@ impl ValueKey {
     /// An XAES-256-GCM key as it is.
     #[must_use]
     pub fn new(key: &[u8; 32]) -> Self {
-        let aes = Aes256::new(key.into());
-        let mut l = Array::from([0; 16]);
-        aes.encrypt_block(&mut l);
-        let doubled = u128::from_be_bytes(l.into()) << 1;
+        let aes = Box::new(Aes256::new(key.into()));
+        let mut k1 = Secret::<16>::zero();
+        aes.encrypt_block(k1.expose_mut().into());
+        let [first, ..] = *k1.expose();
         // Without a branch on the secret bit: 0x87 or 0.
-        let carry = (l.first().map_or(0, |b| b >> 7)).wrapping_neg() & 0x87;
-        l.zeroize();
-        Self { aes, k1: (doubled ^ u128::from(carry)).to_be_bytes() }
+        let carry = (first >> 7).wrapping_neg() & 0x87;
+        *k1.expose_mut() = (u128::from_be_bytes(*k1.expose()) << 1 ^ u128::from(carry)).to_be_bytes();
+        Self { aes, k1 }
     }
 
     /// The AES-256-GCM key of all nonces that start with `prefix`.
     #[must_use]
     pub fn message_key(&self, prefix: &[u8; 12]) -> MessageKey {
         let mut key = Secret::<32>::zero();
-        for (half, counter) in key.expose_mut().chunks_exact_mut(16).zip(1..) {
-            let mut block = Array::from([0; 16]);
+        let (halves, _) = key.expose_mut().as_chunks_mut::<16>();
+        for (half, counter) in halves.iter_mut().zip(1..) {
             let message = [0, counter, b'X', 0].into_iter().chain(*prefix);
-            for ((b, m), k) in block.iter_mut().zip(message).zip(self.k1) {
+            for ((b, m), k) in half.iter_mut().zip(message).zip(self.k1.expose()) {
                 *b = m ^ k;
             }
-            self.aes.encrypt_block(&mut block);
-            half.copy_from_slice(&block);
-            block.zeroize();
+            self.aes.encrypt_block(half.into());
         }
         MessageKey(Box::new(Aes256Gcm::new(key.expose().into())))
-    }
-}
-
-impl Drop for ValueKey {
-    fn drop(&mut self) {
-        self.k1.zeroize(); // the cipher wipes itself
     }
 }
 

@@ -21,6 +21,7 @@ mod entropy;
 mod fixtures;
 mod forge;
 mod frozen;
+mod frozen_values;
 mod fuzz_corpus;
 mod kat_aead;
 mod kat_kdf;
