@@ -7,8 +7,12 @@ use kms_wrap::core::{
         Context,
         ContextError::{self, NotAString, NotAnObject, PairTooLong, TooManyPairs},
     },
-    error::Error::{self, NotAContainer, UnsupportedAlgorithm, UnsupportedFormat, UnsupportedSuite},
+    error::Error::{
+        self, NotAContainer, NotAnEnvelope, UnsupportedAlgorithm, UnsupportedCipher, UnsupportedFormat, UnsupportedSuite,
+        UnsupportedVersion,
+    },
     slot::Container,
+    value::{self, Envelope},
 };
 use serde_json::Value;
 use std::{
@@ -199,6 +203,77 @@ fn contexts() -> Vec<Entry<Option<Result<(), ContextError>>>> {
     ]
 }
 
+/// An envelope and its text, of a frozen value.
+fn frozen_value(n: usize) -> (Vec<u8>, String) {
+    let file: Value = serde_json::from_str(include_str!("../vectors/values_v1.json")).unwrap();
+    let part = |name: &str| file["values"][n][name].as_str().unwrap().to_owned();
+    (hex::decode(part("envelope")).unwrap(), part("armoured"))
+}
+
+/// Reads a value as it is stored, raw or armoured.
+fn read_value(bytes: &[u8]) -> Result<(), Error> {
+    let mut raw = bytes.to_vec();
+    if value::has_armour(bytes) {
+        value::unarmour(bytes, &mut raw)?;
+    }
+    Envelope::parse(&raw).map(|_| ())
+}
+
+fn values() -> Vec<Entry<Result<(), Error>>> {
+    let ((empty, empty_text), (one, one_text), (padded, padded_text)) = (frozen_value(0), frozen_value(1), frozen_value(3));
+    let ok = |name, bytes: &[u8]| Entry { name, bytes: bytes.to_vec(), expected: Ok(()) };
+    let bad = |name, bytes: &[u8]| Entry { name, bytes: bytes.to_vec(), expected: Err(NotAnEnvelope) };
+    let other = |name, bytes, error| Entry { name, bytes, expected: Err(error) };
+    let text = |name, text: String| Entry { name, bytes: text.into_bytes(), expected: Err(NotAnEnvelope) };
+    vec![
+        ok("valid_empty", &empty),
+        ok("valid_one_byte", &one),
+        ok("valid_padded", &padded),
+        ok("valid_trailing_byte", &[empty.as_slice(), &[0]].concat()),
+        ok("valid_content_of_a_marker", &patch(&padded, value::HEAD_LEN, &[0x80])),
+        bad("envelope_empty", b""),
+        bad("envelope_magic_only", b"KW"),
+        bad("envelope_magic_lower_case", &patch(&one, 0, b"kw")),
+        // The magic is a part of theirs, so no version of the envelope may ever be 'R'.
+        other("envelope_magic_of_wrappers", patch(&one, 0, b"KWRP"), UnsupportedVersion(b'R')),
+        bad("envelope_head_only", &empty[..value::HEAD_LEN]),
+        bad("envelope_cut_in_head", &empty[..30]),
+        bad("envelope_cut_in_tag", &empty[..59]),
+        bad("envelope_without_room_for_padding", &patch(&empty, 3, &[0x81])),
+        other("envelope_version_0", patch(&one, 2, &[0]), UnsupportedVersion(0)),
+        other("envelope_version_2", patch(&one, 2, &[2]), UnsupportedVersion(2)),
+        other("envelope_cipher_0", patch(&one, 3, &[0]), UnsupportedCipher(0)),
+        other("envelope_cipher_2", patch(&one, 3, &[2]), UnsupportedCipher(2)),
+        other("envelope_cipher_2_padded", patch(&one, 3, &[0x82]), UnsupportedCipher(0x82)),
+        other("envelope_cipher_65", patch(&one, 3, &[0x41]), UnsupportedCipher(0x41)),
+        ok("valid_armoured_empty", empty_text.as_bytes()),
+        ok("valid_armoured_one_byte", one_text.as_bytes()),
+        ok("valid_armoured_padded", padded_text.as_bytes()),
+        text("armour_only", "kw1.".to_owned()),
+        text("armour_cut", one_text[..one_text.len() - 1].to_owned()),
+        text("armour_impossible_length", format!("{empty_text}A")),
+        text("armour_padding", format!("{one_text}=")),
+        text("armour_newline", format!("{one_text}\n")),
+        text("armour_newline_inside", format!("{}\n{}", &one_text[..64], &one_text[64..])),
+        text("armour_space_before", format!(" {one_text}")),
+        text("armour_standard_alphabet", one_text.replace('-', "+").replace('_', "/")),
+        text("armour_bits_left_over", format!("{}{}", &one_text[..one_text.len() - 1], next_character(&one_text))),
+        text("armour_prefix_upper_case", one_text.replace("kw1.", "KW1.")),
+        text("armour_prefix_2", one_text.replace("kw1.", "kw2.")),
+        text("armour_twice", format!("kw1.{one_text}")),
+        text("armour_nul", format!("{one_text}\0")),
+        text("armour_of_text", "kw1.bm90IGFuIGVudmVsb3Bl".to_owned()),
+    ]
+}
+
+/// The last character with its lowest bit set, which stands for no bit of the bytes.
+fn next_character(text: &str) -> char {
+    const ALPHABET: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let last = ALPHABET.find(text.chars().next_back().unwrap()).unwrap();
+    assert_eq!(last % 4, 0);
+    ALPHABET.chars().nth(last + 1).unwrap()
+}
+
 /// Compares with the files; with `KMS_WRAP_WRITE_CORPUS` set in the environment, writes them first.
 fn check_files<R>(target: &str, entries: &[Entry<R>]) {
     if std::env::var_os("KMS_WRAP_WRITE_CORPUS").is_some() {
@@ -229,6 +304,15 @@ fn context_files_come_to_what_their_names_say() {
     for entry in entries {
         let json = serde_json::from_slice::<Value>(&entry.bytes).ok();
         assert_eq!(json.map(|j| Context::from_json(&j).map(|_| ())), entry.expected, "{}", entry.name);
+    }
+}
+
+#[test]
+fn value_files_come_to_what_their_names_say() {
+    let entries = values();
+    check_files("value", &entries);
+    for entry in entries {
+        assert_eq!(read_value(&entry.bytes), entry.expected, "{}", entry.name);
     }
 }
 
@@ -280,4 +364,10 @@ fn container_corpus_and_20_000_mutations() {
 fn context_corpus_and_20_000_mutations() {
     let accepted = replay("context", property::context, 20_000);
     assert!(accepted > 1000, "mutations reach behind the JSON: {accepted}");
+}
+
+#[test]
+fn value_corpus_and_20_000_mutations() {
+    let parsed = replay("value", property::value, 20_000);
+    assert!(parsed > 1000, "mutations reach behind the framing: {parsed}");
 }
