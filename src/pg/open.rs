@@ -51,11 +51,11 @@ pub(crate) fn parse(row: &WrapperRow) -> Result<Wrapper, Failure> {
         dek_wrap2: &row.dek_wrap2,
         layers,
     })?;
-    let described = row.crypto_suite.as_ref() == Some(&projection::crypto_suite(&wrapper))
+    let described = projection::agrees(row.crypto_suite.as_deref(), &projection::crypto_suite(&wrapper))
         && row.layers.iter().zip(wrapper.slots().iter().skip(2)).all(|(l, slot)| {
             l.algorithm == slot.header.algorithm.name()
-                && l.aad.as_ref() == Some(&projection::layer_aad(&wrapper, slot))
-                && l.meta.as_ref() == Some(&projection::layer_meta(slot))
+                && projection::agrees(l.aad.as_deref(), &projection::layer_aad(&wrapper, slot))
+                && projection::agrees(l.meta.as_deref(), &projection::layer_meta(slot))
                 && l.encap_pubkey.as_ref().is_none_or(|ek| Some(kdf::sha256(&[ek])) == slot.header.ek_sha256)
         });
     if described { Ok(wrapper) } else { Err(Failure::does_not_open()) }

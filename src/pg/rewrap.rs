@@ -4,7 +4,7 @@ use super::{
     catalog::{
         key::{self, Key},
         policy::{self, Policy},
-        wrapper::{self, Rewritten, WrapperRow},
+        wrapper::{self, LayerRow, Rewritten, WrapperRow},
     },
     kms,
     make::{self, check_domains, check_floors, slot_spec},
@@ -214,51 +214,50 @@ impl Batch {
         if steps.is_empty() {
             return Ok(Rewrap::Current);
         }
-        let mut new = row.clone();
-        (new.generation, new.kms1, new.kms2) = (generation, kms1, kms2);
         let moved_to: Vec<i64> = steps.iter().map(|step| step.to.id).collect();
-        let mut moved = HashMap::new();
+        let mut moved = Moved::new();
         for step in steps {
-            let bytes = step.rewrap.finish(step.new_blob)?;
-            match step.slot.layer_no() {
-                None if step.slot == SlotNo::KMS1 => new.dek_wrap1 = bytes,
-                None => new.dek_wrap2 = bytes,
-                Some(n) => {
-                    let layer = new.layers.iter_mut().find(|l| l.layer_no == i16::from(n)).ok_or_else(Failure::does_not_open)?;
-                    layer.kem_ciphertext = bytes;
-                    moved.insert(step.slot, step.to.id);
-                }
-            }
+            moved.insert(step.slot, (step.to.id, step.rewrap.finish(step.new_blob)?));
         }
+        let layer_no = |l: &LayerRow| u8::try_from(l.layer_no).unwrap_or(0);
         let wrapper = Wrapper::parse(&Stored {
-            uuid: new.uuid,
-            policy_uuid: new.policy_uuid,
-            epoch: u32::try_from(new.epoch).map_err(Failure::internal)?,
+            uuid: row.uuid,
+            policy_uuid: row.policy_uuid,
+            epoch: u32::try_from(row.epoch).map_err(Failure::internal)?,
             generation: u64::try_from(generation).map_err(Failure::internal)?,
-            dek_fingerprint: &new.dek_fingerprint,
-            dek_wrap1: &new.dek_wrap1,
-            dek_wrap2: &new.dek_wrap2,
-            layers: new.layers.iter().map(|l| (u8::try_from(l.layer_no).unwrap_or(0), l.kem_ciphertext.as_slice())).collect(),
+            dek_fingerprint: &row.dek_fingerprint,
+            dek_wrap1: newest(&moved, Some(SlotNo::KMS1), &row.dek_wrap1),
+            dek_wrap2: newest(&moved, Some(SlotNo::KMS2), &row.dek_wrap2),
+            layers: row.layers.iter().map(|l| (layer_no(l), newest(&moved, SlotNo::layer(layer_no(l)), &l.kem_ciphertext))).collect(),
         })?;
         check_floors(policy, &wrapper)?;
-        let layers = wrapper.slots().iter().zip([None, None].into_iter().chain(new.layers.iter().map(Some)));
-        let layers = layers.filter_map(|(slot, layer)| {
-            let key = moved.get(&slot.header.slot)?;
-            Some(make::new_layer(&wrapper, slot, *key, layer?.kem_ciphertext.clone()))
+        let (dek_wrap1, dek_wrap2) = (moved.remove(&SlotNo::KMS1), moved.remove(&SlotNo::KMS2));
+        let layers = wrapper.slots().iter().filter_map(|slot| {
+            let (key, bytes) = moved.remove(&slot.header.slot)?;
+            Some(make::new_layer(&wrapper, slot, key, bytes))
         });
+        let layers = layers.collect();
+        let crypto_suite = projection::crypto_suite(&wrapper);
         Ok(Rewrap::Ready(Box::new(Rewritten {
-            id: new.id,
+            id: row.id,
             old_generation: row.generation,
             generation,
             kms1,
             kms2,
             moved_to,
-            crypto_suite: projection::crypto_suite(&wrapper),
-            layers: layers.collect(),
-            dek_wrap1: new.dek_wrap1,
-            dek_wrap2: new.dek_wrap2,
+            crypto_suite: Some(crypto_suite).filter(|new| row.crypto_suite.as_ref() != Some(new)),
+            layers,
+            dek_wrap1: dek_wrap1.map(|(_, bytes)| bytes),
+            dek_wrap2: dek_wrap2.map(|(_, bytes)| bytes),
         })))
     }
+}
+
+/// Slots that were moved, with the key and the bytes that they have now.
+type Moved = HashMap<SlotNo, (i64, Vec<u8>)>;
+
+fn newest<'a>(moved: &'a Moved, slot: Option<SlotNo>, old: &'a [u8]) -> &'a [u8] {
+    slot.and_then(|slot| moved.get(&slot)).map_or(old, |(_, bytes)| bytes.as_slice())
 }
 
 /// A wrapper on its way.

@@ -4,8 +4,7 @@ use crate::pg::{
     report::Failure,
     spi::{self, Row},
 };
-use pgrx::{JsonB, Uuid};
-use serde_json::Value;
+use pgrx::Uuid;
 
 /// What a wrapper may still be used for (`key_wrappers.status`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +48,7 @@ pub(crate) struct WrapperRow {
     pub(crate) kms2: i64,
     pub(crate) dek_wrap1: Vec<u8>,
     pub(crate) dek_wrap2: Vec<u8>,
-    pub(crate) crypto_suite: Option<Value>,
+    pub(crate) crypto_suite: Option<String>,
     pub(crate) status: WrapperStatus,
     pub(crate) purpose: String,
     pub(crate) epoch: i32,
@@ -66,8 +65,8 @@ pub(crate) struct LayerRow {
     pub(crate) algorithm: String,
     pub(crate) kem_ciphertext: Vec<u8>,
     pub(crate) encap_pubkey: Option<Vec<u8>>,
-    pub(crate) aad: Option<Value>,
-    pub(crate) meta: Option<Value>,
+    pub(crate) aad: Option<String>,
+    pub(crate) meta: Option<String>,
 }
 
 impl WrapperRow {
@@ -81,8 +80,8 @@ impl WrapperRow {
     }
 }
 
-// One statement for wrapper and layers: two could see the wrapper before a rewrap and its layers after it. JSON comes as text, since jsonb may
-// hold what serde_json refuses, and a row that somebody edited must not end more than itself.
+// One statement for wrapper and layers: two could see the wrapper before a rewrap and its layers after it. JSON comes and goes as text: it is compared as
+// such, and jsonb may hold what serde_json refuses, where a row that somebody edited must not end more than itself.
 macro_rules! wrapper_select {
     () => {
         "SELECT w.id, w.wrapper_uuid::pg_catalog.uuid, w.policy_id, p.policy_uuid, p.policy_name::text, w.kms1_key_id, w.kms2_key_id,
@@ -140,7 +139,7 @@ fn read(row: &mut Row) -> Result<WrapperRow, Failure> {
         kms2: row.next()?,
         dek_wrap1: row.next()?,
         dek_wrap2: row.next()?,
-        crypto_suite: json(row)?,
+        crypto_suite: row.opt()?,
         status: WrapperStatus::from_name(&row.next::<String>()?)?,
         purpose: row.next()?,
         epoch: row.next()?,
@@ -155,16 +154,11 @@ fn read(row: &mut Row) -> Result<WrapperRow, Failure> {
             algorithm: row.next()?,
             kem_ciphertext: row.next()?,
             encap_pubkey: row.opt()?,
-            aad: json(row)?,
-            meta: json(row)?,
+            aad: row.opt()?,
+            meta: row.opt()?,
         });
     }
     Ok(wrapper)
-}
-
-/// JSON that cannot be read is JSON that disagrees with the bytes.
-fn json(row: &mut Row) -> Result<Option<Value>, Failure> {
-    Ok(row.opt::<String>()?.and_then(|text| serde_json::from_str(&text).ok()))
 }
 
 /// Joins the rows of one wrapper, which follow each other.
@@ -197,8 +191,8 @@ pub(crate) struct NewLayer {
     pub(crate) key: i64,
     pub(crate) algorithm: &'static str,
     pub(crate) kem_ciphertext: Vec<u8>,
-    pub(crate) aad: Value,
-    pub(crate) meta: Value,
+    pub(crate) aad: String,
+    pub(crate) meta: String,
 }
 
 /// A new wrapper's columns.
@@ -211,7 +205,7 @@ pub(crate) struct NewWrapper {
     pub(crate) kms2: i64,
     pub(crate) dek_wrap1: Vec<u8>,
     pub(crate) dek_wrap2: Vec<u8>,
-    pub(crate) crypto_suite: Value,
+    pub(crate) crypto_suite: String,
     pub(crate) generation: i64,
     pub(crate) dek_fingerprint: Vec<u8>,
     pub(crate) layers: Vec<NewLayer>,
@@ -222,11 +216,11 @@ const INSERT: &str = "WITH w AS (
        INSERT INTO kms_wrap.key_wrappers
               (wrapper_uuid, policy_id, purpose, kms1_key_id, kms2_key_id, dek_wrap1, dek_wrap2, crypto_suite,
                wrap_version, generation, dek_fingerprint, scope_key)
-       VALUES ($1::pg_catalog.text::pg_catalog.bpchar, $2, $17, $3, $4, $5, $6, $7, $8, $9, $10, $18)
+       VALUES ($1::pg_catalog.text::pg_catalog.bpchar, $2, $17, $3, $4, $5, $6, $7::pg_catalog.text::pg_catalog.jsonb, $8, $9, $10, $18)
        ON CONFLICT DO NOTHING RETURNING id),
      l AS (
        INSERT INTO kms_wrap.key_wrapper_layers (key_wrapper_id, layer_no, kms_key_id, kem_algo_id, kem_ciphertext, aad, meta)
-       SELECT w.id, n.layer_no, n.key, a.id, n.ct, n.aad, n.meta
+       SELECT w.id, n.layer_no, n.key, a.id, n.ct, n.aad::pg_catalog.jsonb, n.meta::pg_catalog.jsonb
        FROM w, ROWS FROM (pg_catalog.unnest($11), pg_catalog.unnest($12), pg_catalog.unnest($13), pg_catalog.unnest($14),
                           pg_catalog.unnest($15), pg_catalog.unnest($16)) AS n (layer_no, key, algorithm, ct, aad, meta)
             JOIN kms_wrap.crypto_algorithms a ON a.id OPERATOR(pg_catalog.<) 1000 AND a.class OPERATOR(pg_catalog.=) 'kem' AND a.name OPERATOR(pg_catalog.=) n.algorithm)
@@ -240,8 +234,8 @@ pub(crate) fn insert(new: NewWrapper) -> Result<bool, Failure> {
         columns.1.push(layer.key);
         columns.2.push(layer.algorithm);
         columns.3.push(layer.kem_ciphertext);
-        columns.4.push(JsonB(layer.aad));
-        columns.5.push(JsonB(layer.meta));
+        columns.4.push(layer.aad);
+        columns.5.push(layer.meta);
     }
     let args = [
         Uuid::from_bytes(new.uuid).into(),
@@ -250,7 +244,7 @@ pub(crate) fn insert(new: NewWrapper) -> Result<bool, Failure> {
         new.kms2.into(),
         new.dek_wrap1.into(),
         new.dek_wrap2.into(),
-        JsonB(new.crypto_suite).into(),
+        new.crypto_suite.into(),
         wrap_version(new.generation).into(),
         new.generation.into(),
         new.dek_fingerprint.into(),
@@ -273,9 +267,10 @@ pub(crate) struct Rewritten {
     pub(crate) generation: i64,
     pub(crate) kms1: i64,
     pub(crate) kms2: i64,
-    pub(crate) dek_wrap1: Vec<u8>,
-    pub(crate) dek_wrap2: Vec<u8>,
-    pub(crate) crypto_suite: Value,
+    /// `None` where nothing changes.
+    pub(crate) dek_wrap1: Option<Vec<u8>>,
+    pub(crate) dek_wrap2: Option<Vec<u8>>,
+    pub(crate) crypto_suite: Option<String>,
     pub(crate) layers: Vec<NewLayer>,
     /// Keys that took a share.
     pub(crate) moved_to: Vec<i64>,
@@ -283,7 +278,8 @@ pub(crate) struct Rewritten {
 
 // Compare-and-swap on generation. Only active and rotated wrappers: a status change that came first wins.
 const UPDATE: &str = "UPDATE kms_wrap.key_wrappers w
-     SET kms1_key_id = n.kms1, kms2_key_id = n.kms2, dek_wrap1 = n.dek_wrap1, dek_wrap2 = n.dek_wrap2, crypto_suite = n.crypto_suite,
+     SET kms1_key_id = n.kms1, kms2_key_id = n.kms2, dek_wrap1 = COALESCE(n.dek_wrap1, w.dek_wrap1),
+         dek_wrap2 = COALESCE(n.dek_wrap2, w.dek_wrap2), crypto_suite = COALESCE(n.crypto_suite::pg_catalog.jsonb, w.crypto_suite),
          generation = n.generation, wrap_version = n.wrap_version
      FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),
                      pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), pg_catalog.unnest($9))
@@ -293,7 +289,8 @@ const UPDATE: &str = "UPDATE kms_wrap.key_wrappers w
      RETURNING w.id";
 
 const UPDATE_LAYERS: &str = "UPDATE kms_wrap.key_wrapper_layers l
-     SET kms_key_id = n.key, kem_algo_id = a.id, kem_ciphertext = n.ct, encap_pubkey = NULL, aad = n.aad, meta = n.meta
+     SET kms_key_id = n.key, kem_algo_id = a.id, kem_ciphertext = n.ct, encap_pubkey = NULL,
+         aad = n.aad::pg_catalog.jsonb, meta = n.meta::pg_catalog.jsonb
      FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),
                      pg_catalog.unnest($6), pg_catalog.unnest($7)) AS n (wrapper, layer_no, key, algorithm, ct, aad, meta)
           JOIN kms_wrap.crypto_algorithms a ON a.id OPERATOR(pg_catalog.<) 1000 AND a.class OPERATOR(pg_catalog.=) 'kem' AND a.name OPERATOR(pg_catalog.=) n.algorithm
@@ -334,7 +331,7 @@ pub(crate) fn update(rewritten: Vec<Rewritten>) -> Result<Vec<i64>, Failure> {
         w.5.push(row.kms2);
         w.6.push(row.dek_wrap1);
         w.7.push(row.dek_wrap2);
-        w.8.push(JsonB(row.crypto_suite));
+        w.8.push(row.crypto_suite);
         layers.extend(row.layers.into_iter().map(|layer| (row.id, layer)));
     }
     let args = [w.0.into(), w.1.into(), w.2.into(), w.3.into(), w.4.into(), w.5.into(), w.6.into(), w.7.into(), w.8.into()];
@@ -355,8 +352,8 @@ fn update_layers(layers: Vec<(i64, NewLayer)>) -> Result<(), Failure> {
         l.2.push(layer.key);
         l.3.push(layer.algorithm);
         l.4.push(layer.kem_ciphertext);
-        l.5.push(JsonB(layer.aad));
-        l.6.push(JsonB(layer.meta));
+        l.5.push(layer.aad);
+        l.6.push(layer.meta);
     }
     let args = [l.0.into(), l.1.into(), l.2.into(), l.3.into(), l.4.into(), l.5.into(), l.6.into()];
     if spi::execute(UPDATE_LAYERS, &args)? == expected { Ok(()) } else { Err(Failure::changed()) }
