@@ -3,6 +3,21 @@
 use super::campaign;
 use crate::pg::{report::Failure, spi};
 use serde_json::Value;
+use std::{
+    cell::{Cell, RefCell},
+    time::{Duration, Instant},
+};
+
+thread_local! {
+    /// The jobs of this session's last claim, by id. Whether it still holds them, and ever did, only the table knows.
+    static CLAIMED: RefCell<Vec<i64>> = const { RefCell::new(Vec::new()) };
+    /// When this session last took over the leases of others.
+    static RECLAIMED: Cell<Option<Instant>> = const { Cell::new(None) };
+    static OWNER_NAME: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// How often lost leases are looked for while there is other work.
+const RECLAIM_EVERY: Duration = Duration::from_secs(10);
 
 // This session as the owner of leases: a pid alone comes back. The start is this process's own, since pg_stat_activity hides it from ordinary roles.
 const OWNER: &str = "SELECT pg_catalog.pg_backend_pid()::pg_catalog.text OPERATOR(pg_catalog.||) '@'
@@ -55,7 +70,7 @@ const CLAIM: &str = "WITH c AS MATERIALIZED (
        UPDATE kms_wrap.rewrap_jobs
        SET status = 'running', attempts = attempts OPERATOR(pg_catalog.+) 1, started_at = COALESCE(started_at, pg_catalog.now()),
            lease_owner = $2, lease_until = pg_catalog.now() OPERATOR(pg_catalog.+) '10 minutes'::pg_catalog.interval
-       WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT j.id FROM j)) RETURNING 1),
+       WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT j.id FROM j)) RETURNING id),
      p AS (
        UPDATE kms_wrap.rewrap_campaigns r
        SET started_at = COALESCE(r.started_at, pg_catalog.now()),
@@ -63,7 +78,7 @@ const CLAIM: &str = "WITH c AS MATERIALIZED (
              ELSE pg_catalog.now() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => (SELECT pg_catalog.count(*) FROM u)::pg_catalog.float8
                   OPERATOR(pg_catalog./) r.rate_per_second::pg_catalog.float8) END
        FROM c WHERE r.id OPERATOR(pg_catalog.=) c.id AND (c.started_at IS NULL OR c.rate_per_second IS NOT NULL))
-     SELECT pg_catalog.count(*) FROM u";
+     SELECT id FROM u";
 
 // Asked first, because it needs no transaction id: an idle worker leaves no trace in the WAL.
 const ANYTHING_TO_DO: &str = "SELECT EXISTS (SELECT FROM kms_wrap.rewrap_campaigns c
@@ -81,8 +96,14 @@ pub(crate) fn seconds_until_due() -> Result<Option<f64>, Failure> {
 }
 
 /// This session as the owner of leases.
-pub(crate) fn owner() -> Result<String, Failure> {
-    spi::first(spi::select(OWNER, &[spi::session_start().into()], |row| row.next())?).ok_or_else(|| Failure::internal("session"))
+fn owner() -> Result<String, Failure> {
+    if let Some(owner) = OWNER_NAME.with_borrow(Clone::clone) {
+        return Ok(owner);
+    }
+    let owner: String =
+        spi::first(spi::select(OWNER, &[spi::session_start().into()], |row| row.next())?).ok_or_else(|| Failure::internal("session"))?;
+    OWNER_NAME.set(Some(owner.clone()));
+    Ok(owner)
 }
 
 /// Leases up to `batch_size` jobs of one campaign to this session; ends campaigns that have nothing left.
@@ -93,18 +114,35 @@ pub(crate) fn claim(batch_size: i32) -> Result<i64, Failure> {
     // Left by a call of this session that was cancelled: done first, since nobody else may take them.
     let held = leased()?.len();
     if held > 0 {
-        return i64::try_from(held).map_err(Failure::internal);
+        return count(held);
     }
-    let owner = owner()?;
-    spi::execute(RECLAIM, &[])?;
-    let claim = || -> Result<i64, Failure> {
-        Ok(spi::first(spi::write(CLAIM, &[batch_size.into(), owner.as_str().into()], |row| row.next())?).unwrap_or(0))
-    };
-    let claimed = claim()?;
-    if claimed > 0 {
-        return Ok(claimed);
+    let mut claimed = if RECLAIMED.get().is_some_and(|last| last.elapsed() < RECLAIM_EVERY) { claim_pending(batch_size)? } else { 0 };
+    if claimed == 0 {
+        spi::execute(RECLAIM, &[])?;
+        RECLAIMED.set(Some(Instant::now()));
+        claimed = claim_pending(batch_size)?;
     }
-    if campaign::queue_again()? > 0 { claim() } else { Ok(0) }
+    if claimed == 0 && campaign::queue_again()? > 0 {
+        claimed = claim_pending(batch_size)?;
+    }
+    if claimed == 0 {
+        // What an older claim left, if the last one was rolled back.
+        let held: Vec<i64> = spi::select(LEASED_IDS, &[owner()?.into()], |row| row.next())?;
+        claimed = held.len();
+        CLAIMED.set(held);
+    }
+    count(claimed)
+}
+
+fn claim_pending(batch_size: i32) -> Result<usize, Failure> {
+    let claimed: Vec<i64> = spi::write(CLAIM, &[batch_size.into(), owner()?.into()], |row| row.next())?;
+    let n = claimed.len();
+    CLAIMED.set(claimed);
+    Ok(n)
+}
+
+fn count(jobs: usize) -> Result<i64, Failure> {
+    i64::try_from(jobs).map_err(Failure::internal)
 }
 
 /// A job that this session holds.
@@ -119,15 +157,21 @@ pub(crate) struct Job {
     pub(crate) max_attempts: i32,
 }
 
+const LEASED_IDS: &str = "SELECT id FROM kms_wrap.rewrap_jobs
+     WHERE status OPERATOR(pg_catalog.=) 'running' AND lease_owner OPERATOR(pg_catalog.=) $1";
+
+// By their ids: in an index of leases every job of a campaign that is done has left a dead entry. COALESCE keeps the planner from such an index.
 const LEASED: &str = "SELECT id, key_wrapper_id, target_kms1_key_id, target_kms2_key_id, target_layers::text, attempts, max_attempts
-     FROM kms_wrap.rewrap_jobs WHERE status OPERATOR(pg_catalog.=) 'running' AND lease_owner OPERATOR(pg_catalog.=) $1 ORDER BY id";
+     FROM kms_wrap.rewrap_jobs
+     WHERE id OPERATOR(pg_catalog.=) ANY ($1) AND COALESCE(status, '') OPERATOR(pg_catalog.=) 'running' AND lease_owner OPERATOR(pg_catalog.=) $2
+     ORDER BY id";
 
 /// The jobs that this session holds.
 pub(crate) fn leased() -> Result<Vec<Job>, Failure> {
-    spi::select(LEASED, &[owner()?.into()], |row| {
+    let claimed = CLAIMED.with_borrow(Clone::clone);
+    spi::select(LEASED, &[claimed.into(), owner()?.into()], |row| {
         Ok(Job {
             id: row.next()?,
-
             wrapper: row.next()?,
             target_kms1: row.opt()?,
             target_kms2: row.opt()?,
