@@ -21,6 +21,13 @@ COMMENT ON FUNCTION kms_wrap.kw_grant IS
     'Gives a role a privilege on a policy and EXECUTE on the functions of it: encrypt, decrypt, unwrap, import, index or manage. False if it has it already. For the extension''s owner and superusers. 22023, 42501, 42704.';
 COMMENT ON FUNCTION kms_wrap.kw_revoke IS
     'Takes a privilege on a policy from a role, and EXECUTE on functions that it needs no more; works in running sessions at their next statement or within 64 calls. False if it did not have it. 22023, 42501, 42704.';
+COMMENT ON FUNCTION kms_wrap.kw_blind_index IS
+    'Entries of a protected text column''s blind index for a value: one, or two while the index''s key is being rotated. To be compared with = ANY. Needs index on the column''s policy, for it answers guesses. 22004, 22023, 42501, 42704, 55000, 58000, 38000.';
+COMMENT ON FUNCTION kms_wrap.kw_blind_index_bytea IS 'As kw_blind_index, for a bytea column.';
+COMMENT ON FUNCTION kms_wrap.kw_rotate_column_index IS
+    'Begins a new generation of a protected column''s blind index, with a key of its own, and returns its number; new and changed rows get entries of it, kw_blind_index() gives both, and kw_encrypt_column() makes the old ones anew. Needs manage on the column''s policy. 42501, 42704, 55000.';
+COMMENT ON FUNCTION kms_wrap.kw_rotate_dek IS
+    'Makes a new DEK, in a new wrapper, of the same policy and scope, and returns its uuid; the old wrapper becomes rotated: opens values, encrypts none. Values under it are not touched: kw_encrypt_column() moves those of a protected column. Not for a wrapper of kw_wrap_dek. Needs manage on the policy. 40001, 42501, 42704, 55000, 58000, 38000.';
 COMMENT ON FUNCTION kms_wrap.kw_quickstart IS
     'Sets up two local root keys, providers, keys with a post-quantum layer and the policy default, and returns what it did step by step. For trying out: both root keys are on this host. Superusers only. 42501, 42710.';
 COMMENT ON FUNCTION kms_wrap.kw_wrap_dek IS

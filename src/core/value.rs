@@ -105,7 +105,9 @@ impl<'a> Envelope<'a> {
             return Err(Error::NotAnEnvelope);
         }
         if version != VERSION {
-            return Err(Error::UnsupportedVersion(version));
+            // Other bytes than these are no version yet: a value may begin with the letters "KW".
+            let is_version = (2..16).contains(&version);
+            return Err(if is_version { Error::UnsupportedVersion(version) } else { Error::NotAnEnvelope });
         }
         if cipher & !PADDED != CIPHER_XAES {
             return Err(Error::UnsupportedCipher(cipher));

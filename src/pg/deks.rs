@@ -5,6 +5,7 @@ use super::{
     catalog::{
         key,
         policy::{self, Policy},
+        protected,
         wrapper::{self, WrapperRow, WrapperStatus},
     },
     grants::{self, Privilege},
@@ -39,7 +40,7 @@ fn with_held<T>(f: impl FnOnce(&mut Held) -> T) -> T {
 }
 
 /// Reads until nothing changed meanwhile; returns what was read and the epoch of it.
-fn settled<T>(read: impl Fn() -> Result<T, Failure>) -> Result<(T, u64), Failure> {
+pub(crate) fn settled<T>(read: impl Fn() -> Result<T, Failure>) -> Result<(T, u64), Failure> {
     loop {
         revocation::listen()?;
         revocation::take_in();
@@ -69,6 +70,11 @@ pub(crate) fn policy(name: &str) -> Result<Rc<Policy>, Failure> {
 /// A policy by name, as it is now.
 pub(crate) fn policy_now(name: &str) -> Result<Policy, Failure> {
     owner::reading_now(|| policy::by_name(name))
+}
+
+/// A policy by id, as it is now.
+pub(crate) fn policy_by_id(id: i64) -> Result<Policy, Failure> {
+    owner::reading_now(|| policy::by_ids(&[id])?.remove(&id).ok_or_else(|| Failure::internal("policy")))
 }
 
 /// The policy of a wrapper, whose rights guard it.
@@ -169,23 +175,51 @@ fn confirm(wrapper: &[u8; 16]) -> Result<(), Failure> {
     }
 }
 
-/// The wrapper that encrypts new values of a policy's scope; made now if there is none. `scope` is `None` for a policy without scopes.
-pub(crate) fn current(policy: &Policy, ctx_sha256: &[u8; 32], is_scoped: bool) -> Result<[u8; 16], Failure> {
-    let index = (policy.id, *ctx_sha256);
-    if let Some(wrapper) = with_held(|held| held.current.get(&index).copied()) {
-        return Ok(wrapper);
+/// What a DEK of values is for.
+pub(crate) struct Scope<'a> {
+    pub(crate) policy: &'a Policy,
+    pub(crate) ctx_sha256: [u8; 32],
+    /// The protected column, and the generation if it is for its blind index; `None` for free values.
+    pub(crate) column: Option<([u8; 16], Option<u8>)>,
+}
+
+impl Scope<'_> {
+    /// What stands in `key_wrappers.scope_key`.
+    fn key(&self) -> Option<&[u8]> {
+        let is_scoped = self.column.is_some() || !self.policy.dek_scope.is_empty();
+        is_scoped.then_some(self.ctx_sha256.as_slice())
     }
-    let scope_key = is_scoped.then_some(ctx_sha256.as_slice());
+}
+
+/// The wrapper that encrypts a scope's new values, if there is one.
+pub(crate) fn current(scope: &Scope<'_>) -> Result<Option<[u8; 16]>, Failure> {
+    let index = (scope.policy.id, scope.ctx_sha256);
+    if let Some(wrapper) = with_held(|held| held.current.get(&index).copied()) {
+        return Ok(Some(wrapper));
+    }
+    let (found, _) = settled(|| owner::reading_now(|| wrapper::current(scope.policy.id, scope.key())))?;
+    if let Some(wrapper) = found {
+        with_held(|held| held.current.insert(index, wrapper));
+    }
+    Ok(found)
+}
+
+/// The same, made now if there is none.
+pub(crate) fn current_or_new(scope: &Scope<'_>) -> Result<[u8; 16], Failure> {
     loop {
-        let (found, _) = settled(|| owner::reading_now(|| wrapper::current(policy.id, scope_key)))?;
-        if let Some(wrapper) = found {
-            with_held(|held| held.current.insert(index, wrapper));
+        if let Some(wrapper) = current(scope)? {
             return Ok(wrapper);
         }
         if spi::in_recovery() {
             return Err(Failure::read_only());
         }
         // Another session may be making it too: one of both is stored, and both look again.
-        owner::as_owner(|| make::values_wrapper(policy, *ctx_sha256, scope_key.is_some()))?;
+        owner::as_owner(|| {
+            make::values_wrapper(scope.policy, scope.ctx_sha256, scope.key().is_some())?;
+            match (scope.column, scope.key()) {
+                (Some((column, generation)), Some(key)) => protected::bind(Uuid::from_bytes(column), scope.policy.id, key, generation),
+                _ => Ok(()),
+            }
+        })?;
     }
 }

@@ -8,6 +8,7 @@ use super::{
     make, open, owner,
     report::{Failure, required},
     rewrap::{self, Targets},
+    rotate,
 };
 use crate::core::{
     context::{Context, ContextError, MAX_PAIR_BYTES, MAX_PAIRS},
@@ -77,6 +78,12 @@ fn kw_rewrap(
         notice!("wrapper \"{wrapper}\" has these keys already: nothing to do");
     }
     Ok(generation)
+}
+
+#[pg_extern(parallel_unsafe, cost = 1000)]
+#[search_path(pg_catalog, pg_temp)]
+fn kw_rotate_dek(wrapper: Option<Uuid>) -> Result<Uuid, ErrorReport> {
+    Ok(Uuid::from_bytes(rotate::rotate_dek(required("wrapper", wrapper)?)?))
 }
 
 #[pg_extern(parallel_unsafe, cost = 1000)]

@@ -4,7 +4,7 @@ use super::{
     catalog::{
         key::{self, Key, PolicyKey},
         policy::Policy,
-        wrapper::{self, NewLayer, NewWrapper},
+        wrapper::{self, NewLayer, NewWrapper, WrapperRow},
     },
     kms, open,
     report::Failure,
@@ -24,6 +24,7 @@ use crate::{
     },
     provider::{binds_aad, entropy::SystemEntropy},
 };
+use pgrx::Uuid;
 use std::{cell::RefCell, collections::HashMap};
 use zeroize::Zeroizing;
 
@@ -44,13 +45,15 @@ struct Purpose {
     scope_key: Option<Vec<u8>>,
     /// What `hash_mod` picks keys by.
     hash: u64,
+    /// The wrapper that it takes the place of.
+    replaces: Option<i64>,
 }
 
 /// Makes and stores a wrapper of purpose `caller`; returns its uuid.
 pub(crate) fn wrap_dek(policy: &Policy, dek: Option<Dek>, context: &Context) -> Result<[u8; 16], Failure> {
     let uuid = new_uuid()?;
     let hash = hash_of(context, &uuid);
-    let purpose = Purpose { name: "caller", ctx_sha256: context.sha256(), scope_key: None, hash };
+    let purpose = Purpose { name: "caller", ctx_sha256: context.sha256(), scope_key: None, hash, replaces: None };
     if store(policy, uuid, dek, &purpose)? { Ok(uuid) } else { Err(Failure::internal("no free wrap_version")) }
 }
 
@@ -58,8 +61,20 @@ pub(crate) fn wrap_dek(policy: &Policy, dek: Option<Dek>, context: &Context) -> 
 pub(crate) fn values_wrapper(policy: &Policy, ctx_sha256: [u8; 32], is_scoped: bool) -> Result<(), Failure> {
     let hash = u64::from_be_bytes(ctx_sha256.first_chunk().copied().unwrap_or_default());
     let scope_key = is_scoped.then(|| ctx_sha256.to_vec());
-    store(policy, new_uuid()?, None, &Purpose { name: "values", ctx_sha256, scope_key, hash })?;
+    store(policy, new_uuid()?, None, &Purpose { name: "values", ctx_sha256, scope_key, hash, replaces: None })?;
     Ok(())
+}
+
+/// Makes a new DEK for the scope of a current wrapper, which becomes rotated; returns the uuid of the new one.
+pub(crate) fn rotate(policy: &Policy, old: &WrapperRow, ctx_sha256: [u8; 32]) -> Result<[u8; 16], Failure> {
+    let uuid = new_uuid()?;
+    let hash = u64::from_be_bytes(ctx_sha256.first_chunk().copied().unwrap_or_default());
+    let scope_key = wrapper::scope_key(old.id)?;
+    let purpose = Purpose { name: "values", ctx_sha256, scope_key, hash, replaces: Some(old.id) };
+    if !store(policy, uuid, None, &purpose)? || !wrapper::set_successor(old.id, Uuid::from_bytes(uuid))? {
+        return Err(Failure::changed());
+    }
+    Ok(uuid)
 }
 
 /// `false` when no row could be inserted: a scope has one current wrapper.
@@ -104,6 +119,12 @@ fn store(policy: &Policy, uuid: [u8; 16], dek: Option<Dek>, purpose: &Purpose) -
         check_floors(policy, &parsed)?;
         prove(&parsed, &slots, &dek)?;
         still_active(&slots)?;
+        // Now that the providers have answered: it takes a row lock.
+        if let Some(old) = purpose.replaces
+            && !wrapper::set_rotated(old)?
+        {
+            return Err(Failure::changed());
+        }
         let row = NewWrapper {
             uuid,
             policy_id: policy.id,

@@ -45,3 +45,4 @@ macro_rules! oid_type {
 }
 
 oid_type!(Regrole, "regrole", "A role.");
+oid_type!(Regclass, "regclass", "A relation.");

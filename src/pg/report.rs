@@ -91,6 +91,32 @@ impl Failure {
         )
     }
 
+    /// 22001: more characters than the column's type allows. Without the value, which an error of PostgreSQL's would show.
+    pub(crate) fn too_many_chars(max: usize) -> Self {
+        let code = PgSqlErrorCode::ERRCODE_STRING_DATA_RIGHT_TRUNCATION;
+        Self::new(code, format!("value too long for a protected column of at most {max} characters"))
+    }
+
+    /// 39P01: a trigger function that is not called as its trigger.
+    pub(crate) fn trigger_protocol(message: &str) -> Self {
+        Self::new(PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED, message)
+    }
+
+    /// Whether bytes were no envelope.
+    pub(crate) fn is_no_envelope(&self) -> bool {
+        self.message == Error::NotAnEnvelope.to_string()
+    }
+
+    /// Whether something that was named does not exist.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.code == PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT
+    }
+
+    /// Whether bytes did not open.
+    pub(crate) fn is_not_opened(&self) -> bool {
+        self.code == PgSqlErrorCode::ERRCODE_EXTERNAL_ROUTINE_INVOCATION_EXCEPTION
+    }
+
     /// 40001: somebody else wrote the wrapper meanwhile.
     pub(crate) fn changed() -> Self {
         Self::new(PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE, "could not rewrap: wrapper changed")

@@ -15,12 +15,12 @@ use std::{collections::BTreeSet, ffi::CStr};
 /// Functions and procedures of a privilege.
 fn routines(privilege: Privilege) -> &'static [&'static str] {
     match privilege {
-        Privilege::Encrypt => &["kw_encrypt", "kw_encrypt_text", "kw_wrap_dek"],
-        Privilege::Decrypt => &["kw_decrypt", "kw_decrypt_text"],
+        Privilege::Encrypt => &["kw_encrypt", "kw_encrypt_text", "kw_wrap_dek", "kw_seal_column"],
+        Privilege::Decrypt => &["kw_decrypt", "kw_decrypt_text", "kw_open_column", "kw_open_column_text"],
         Privilege::Unwrap => &["kw_unwrap"],
         Privilege::Import => &["kw_wrap_dek"],
-        Privilege::Index => &[],
-        Privilege::Manage => &["kw_rewrap"],
+        Privilege::Index => &["kw_blind_index", "kw_blind_index_bytea"],
+        Privilege::Manage => &["kw_rewrap", "kw_rotate_dek", "kw_rotate_column_index"],
     }
 }
 

@@ -11,6 +11,7 @@ extension_sql_file!("../../sql/tables/columns.sql", name = "columns", requires =
 extension_sql_file!("../../sql/tables/grants.sql", name = "grants", requires = ["policies"]);
 extension_sql_file!("../../sql/revocation.sql", name = "revocation", requires = ["jobs", "columns", "grants"]);
 extension_sql_file!("../../sql/values.sql", name = "values", requires = ["guard"]);
+extension_sql_file!("../../sql/protected.sql", name = "protected", requires = ["values"]);
 extension_sql_file!("../../sql/triggers.sql", name = "triggers", requires = ["jobs", "columns"]);
 extension_sql_file!("../../sql/views.sql", name = "views", requires = ["jobs"]);
 extension_sql_file!("../../sql/data.sql", name = "data", requires = ["triggers"]);

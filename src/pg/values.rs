@@ -4,7 +4,7 @@ use super::{
     cache::Entry,
     catalog::policy::Policy,
     contexts::CallerContext,
-    deks,
+    deks::{self, Scope},
     grants::{self, Privilege},
     report::Failure,
     revocation,
@@ -30,8 +30,16 @@ pub(crate) enum Form {
     Armoured,
 }
 
-/// Encrypts a value under the DEK of a wrapper that is bound to `ctx_sha256`.
-pub(crate) fn seal(entry: &mut Entry, context: &ValueContext, value: &[u8], pad_to: i32, form: Form) -> Result<Output, Failure> {
+/// Characters of a text.
+#[allow(unsafe_code)]
+pub(crate) fn chars(text: &[u8]) -> Result<usize, Failure> {
+    let len = i32::try_from(text.len()).map_err(Failure::internal)?;
+    // SAFETY: reads so many bytes, which are text of the database's encoding.
+    usize::try_from(unsafe { pgrx::pg_sys::pg_mbstrlen_with_len(text.as_ptr().cast(), len) }).map_err(Failure::internal)
+}
+
+/// Encrypts a value under an opened DEK that is for it; returns the envelope, and its head.
+pub(crate) fn seal(entry: &mut Entry, context: &ValueContext, value: &[u8], pad_to: i32, form: Form) -> Result<(Output, Head), Failure> {
     let pad_to = usize::try_from(pad_to).unwrap_or(1);
     let padded = (pad_to > 1).then(|| pad(value, pad_to));
     let plaintext = padded.as_ref().map_or(value, |p| p.as_slice());
@@ -52,14 +60,14 @@ pub(crate) fn seal(entry: &mut Entry, context: &ValueContext, value: &[u8], pad_
             Form::Raw => {
                 let mut output = Output::new(len)?;
                 write(output.bytes())?;
-                Ok(output)
+                Ok((output, head))
             }
             Form::Armoured => {
                 let mut raw = vec![0; len];
                 write(&mut raw)?;
                 let mut output = Output::new(armoured_len(len))?;
                 armour(&raw, output.bytes())?;
-                Ok(output)
+                Ok((output, head))
             }
         }
     })
@@ -115,10 +123,10 @@ pub(crate) fn encrypt(
     grants::require(policy.id, &policy.name, Privilege::Encrypt)?;
     check_enabled(&policy)?;
     let scope = context.scope(&policy);
-    let wrapper = deks::current(&policy, &scope, !policy.dek_scope.is_empty())?;
+    let wrapper = deks::current_or_new(&Scope { policy: &policy, ctx_sha256: scope, column: None })?;
     deks::with_dek(&wrapper, Privilege::Encrypt, |entry| {
         check_bound(entry, &scope)?;
-        seal(entry, &context.value, value, policy.value_pad_to, form)
+        Ok(seal(entry, &context.value, value, policy.value_pad_to, form)?.0)
     })
 }
 
@@ -131,7 +139,7 @@ fn encrypt_with(wrapper: &[u8; 16], context: &CallerContext, value: &[u8], form:
             return Err(Failure::state(format!("wrapper \"{}\" encrypts no new values", pgrx::Uuid::from_bytes(*wrapper)), hint));
         }
         check_caller_bound(entry, context)?;
-        seal(entry, &context.value, value, policy.value_pad_to, form)
+        Ok(seal(entry, &context.value, value, policy.value_pad_to, form)?.0)
     })
 }
 

@@ -64,6 +64,20 @@ impl Args {
         unsafe { pg_sys::get_fn_expr_argtype((*self.0).flinfo, i32::try_from(n).unwrap_or(i32::MAX)) }
     }
 
+    /// What PostgreSQL tells a trigger; `None` when it is not called as one.
+    pub(crate) fn trigger(&self) -> Option<&pg_sys::TriggerData> {
+        // SAFETY: as above; a context that says that it is trigger data is.
+        unsafe {
+            let context = (*self.0).context;
+            if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+                return None;
+            }
+            // Its first field is the node, and PostgreSQL aligns it as a whole.
+            #[allow(clippy::cast_ptr_alignment)]
+            context.cast::<pg_sys::TriggerData>().as_ref()
+        }
+    }
+
     /// Returns no row from a trigger, which may not set the NULL flag.
     #[allow(clippy::unused_self)] // a way to return, as null() is
     pub(crate) fn no_row(&self) -> pg_sys::Datum {
@@ -155,14 +169,14 @@ impl Output {
 /// Defines an SQL function that gets its arguments as they come. `sql/values.sql` and `sql/columns/` declare them.
 macro_rules! raw_function {
     ($name:ident, $finfo:ident, $body:path) => {
-        #[allow(missing_docs)]
+        #[allow(missing_docs, unreachable_pub)]
         #[unsafe(no_mangle)]
         pub extern "C" fn $finfo() -> &'static pgrx::pg_sys::Pg_finfo_record {
             const INFO: pgrx::pg_sys::Pg_finfo_record = pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
             &INFO
         }
 
-        #[allow(missing_docs)]
+        #[allow(missing_docs, unreachable_pub)]
         #[unsafe(no_mangle)]
         #[pgrx::pg_guard]
         pub unsafe extern "C-unwind" fn $name(fcinfo: pgrx::pg_sys::FunctionCallInfo) -> pgrx::pg_sys::Datum {

@@ -6,6 +6,7 @@ pub(crate) mod job;
 pub(crate) mod key;
 pub(crate) mod local;
 pub(crate) mod policy;
+pub(crate) mod protected;
 pub(crate) mod setup;
 pub(crate) mod watch;
 pub(crate) mod wrapper;

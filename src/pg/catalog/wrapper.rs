@@ -116,6 +116,27 @@ pub(crate) fn policy_of(uuid: Uuid) -> Result<i64, Failure> {
     spi::first(spi::select(POLICY_OF, &[uuid.into()], |row| row.next())?).ok_or_else(|| Failure::unknown("wrapper", uuid))
 }
 
+const SCOPE_KEY: &str = "SELECT scope_key FROM kms_wrap.key_wrappers WHERE id OPERATOR(pg_catalog.=) $1";
+const SET_ROTATED: &str = "UPDATE kms_wrap.key_wrappers SET status = 'rotated'
+     WHERE id OPERATOR(pg_catalog.=) $1 AND status OPERATOR(pg_catalog.=) 'active'";
+const SET_SUCCESSOR: &str = "UPDATE kms_wrap.key_wrappers w SET successor_id = n.id FROM kms_wrap.key_wrappers n
+     WHERE w.id OPERATOR(pg_catalog.=) $1 AND n.wrapper_uuid OPERATOR(pg_catalog.=) $2::pg_catalog.text::pg_catalog.bpchar";
+
+/// The scope that a wrapper's DEK serves.
+pub(crate) fn scope_key(id: i64) -> Result<Option<Vec<u8>>, Failure> {
+    Ok(spi::first(spi::select(SCOPE_KEY, &[id.into()], |row| row.opt())?).flatten())
+}
+
+/// An active wrapper is superseded; `false` when it is not active any more.
+pub(crate) fn set_rotated(id: i64) -> Result<bool, Failure> {
+    Ok(spi::execute(SET_ROTATED, &[id.into()])? > 0)
+}
+
+/// Names the wrapper that came after.
+pub(crate) fn set_successor(id: i64, successor: Uuid) -> Result<bool, Failure> {
+    Ok(spi::execute(SET_SUCCESSOR, &[id.into(), successor.into()])? > 0)
+}
+
 /// One wrapper.
 pub(crate) fn by_uuid(uuid: Uuid) -> Result<WrapperRow, Failure> {
     let rows = grouped(spi::select(BY_UUID, &[uuid.into()], read)?);

@@ -1,0 +1,128 @@
+//! Protected columns as sealing and opening their values needs them, and where a table has them.
+
+use crate::pg::{
+    report::Failure,
+    spi::{self, Row},
+};
+use pgrx::{Uuid, pg_sys};
+
+/// A row of protected_columns.
+pub(crate) struct ColumnRow {
+    pub(crate) policy_id: i64,
+    pub(crate) has_tenant: bool,
+    pub(crate) original_type: String,
+    pub(crate) is_text: bool,
+    pub(crate) is_encrypting: bool,
+    pub(crate) index_bytes: Option<i16>,
+    pub(crate) index_normalisation: Option<String>,
+    pub(crate) index_generation: i16,
+    pub(crate) index_old_generation: Option<i16>,
+}
+
+const COLUMN: &str = "SELECT policy_id, tenant_column IS NOT NULL, original_type, storage OPERATOR(pg_catalog.=) 'text',
+            status OPERATOR(pg_catalog.=) 'encrypting', index_bytes, index_normalisation, index_generation, index_old_generation
+     FROM kms_wrap.protected_columns WHERE column_uuid OPERATOR(pg_catalog.=) $1";
+
+/// A column by its uuid.
+pub(crate) fn column(uuid: Uuid) -> Result<ColumnRow, Failure> {
+    let read = |row: &mut Row| {
+        Ok(ColumnRow {
+            policy_id: row.next()?,
+            has_tenant: row.next()?,
+            original_type: row.next()?,
+            is_text: row.next()?,
+            is_encrypting: row.next()?,
+            index_bytes: row.opt()?,
+            index_normalisation: row.opt()?,
+            index_generation: row.next()?,
+            index_old_generation: row.opt()?,
+        })
+    };
+    spi::first(spi::select(COLUMN, &[uuid.into()], read)?).ok_or_else(|| Failure::unknown("protected column", uuid))
+}
+
+// Constraints follow every renaming, and are dumped and cloned to partitions with the table.
+const CONSTRAINTS: &str = "SELECT conname::pg_catalog.text, conkey[1], a.atttypid
+     FROM pg_catalog.pg_constraint c
+     JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.conrelid AND a.attnum OPERATOR(pg_catalog.=) c.conkey[1]
+     WHERE c.conrelid OPERATOR(pg_catalog.=) $1 AND c.contype OPERATOR(pg_catalog.=) 'c'
+       AND pg_catalog.starts_with(c.conname::pg_catalog.text, 'kw_')";
+
+/// CHECK constraints of a relation that mark columns: name, attribute number, type.
+pub(crate) fn marks(relation: pg_sys::Oid) -> Result<Vec<(String, i16, pg_sys::Oid)>, Failure> {
+    spi::select(CONSTRAINTS, &[relation.into()], |row| Ok((row.next()?, row.next()?, row.next()?)))
+}
+
+const PRIMARY_KEY: &str = "SELECT a.attnum, a.atttypid
+     FROM pg_catalog.pg_index i
+     CROSS JOIN LATERAL pg_catalog.generate_series(0, i.indnkeyatts::pg_catalog.int4 OPERATOR(pg_catalog.-) 1) n (n)
+     JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) i.indkey[n.n]
+     WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisprimary ORDER BY n.n";
+
+/// The columns of a relation's primary key, in the order of its index: attribute number and type.
+pub(crate) fn primary_key(relation: pg_sys::Oid) -> Result<Vec<(i16, pg_sys::Oid)>, Failure> {
+    spi::select(PRIMARY_KEY, &[relation.into()], |row| Ok((row.next()?, row.next()?)))
+}
+
+const ATTRIBUTE: &str = "SELECT attnum FROM pg_catalog.pg_attribute
+     WHERE attrelid OPERATOR(pg_catalog.=) $1 AND attname OPERATOR(pg_catalog.=) $2::pg_catalog.name AND NOT attisdropped";
+
+/// The number of a relation's column.
+pub(crate) fn attribute(relation: pg_sys::Oid, name: &str) -> Result<Option<i16>, Failure> {
+    Ok(spi::first(spi::select(ATTRIBUTE, &[relation.into(), name.into()], |row| row.next())?))
+}
+
+const COUNT_UNKNOWN: &str = "UPDATE kms_wrap.protected_columns SET unknown_envelopes = unknown_envelopes OPERATOR(pg_catalog.+) 1
+     WHERE column_uuid OPERATOR(pg_catalog.=) $1";
+
+/// Counts an envelope that was stored although its wrapper is not here.
+pub(crate) fn count_unknown(uuid: Uuid) -> Result<(), Failure> {
+    spi::execute(COUNT_UNKNOWN, &[uuid.into()])?;
+    Ok(())
+}
+
+const BIND: &str = "INSERT INTO kms_wrap.encryption_bindings (entity_table, entity_pk, field_name, key_wrapper_id)
+     SELECT $1::pg_catalog.uuid::pg_catalog.text, COALESCE('index ' OPERATOR(pg_catalog.||) $4::pg_catalog.text, pg_catalog.encode(w.scope_key, 'hex')),
+            w.wrapper_uuid::pg_catalog.text, w.id
+     FROM kms_wrap.key_wrappers w
+     WHERE w.policy_id OPERATOR(pg_catalog.=) $2 AND w.scope_key OPERATOR(pg_catalog.=) $3
+       AND w.purpose OPERATOR(pg_catalog.=) 'values' AND w.status OPERATOR(pg_catalog.=) 'active'
+     ON CONFLICT DO NOTHING";
+
+/// Says which column the current wrapper of a scope serves, its values or a generation of its index, and with that keeps the wrapper from
+/// being deleted.
+pub(crate) fn bind(column: Uuid, policy: i64, scope_key: &[u8], generation: Option<u8>) -> Result<(), Failure> {
+    let generation = generation.map(i16::from);
+    spi::execute(BIND, &[column.into(), policy.into(), scope_key.to_vec().into(), generation.into()])?;
+    Ok(())
+}
+
+const BIND_LIKE: &str = "INSERT INTO kms_wrap.encryption_bindings (entity_table, entity_pk, field_name, key_wrapper_id)
+     SELECT b.entity_table, b.entity_pk, n.wrapper_uuid::pg_catalog.text, n.id
+     FROM kms_wrap.encryption_bindings b, kms_wrap.key_wrappers n
+     WHERE b.key_wrapper_id OPERATOR(pg_catalog.=) $1 AND n.wrapper_uuid OPERATOR(pg_catalog.=) $2::pg_catalog.text::pg_catalog.bpchar
+     ON CONFLICT DO NOTHING";
+
+/// A rotated wrapper's successor serves what it served.
+pub(crate) fn bind_like(old: i64, new: Uuid) -> Result<(), Failure> {
+    spi::execute(BIND_LIKE, &[old.into(), new.into()])?;
+    Ok(())
+}
+
+const IS_INDEX_KEY: &str = "SELECT EXISTS (SELECT FROM kms_wrap.encryption_bindings
+     WHERE key_wrapper_id OPERATOR(pg_catalog.=) $1 AND pg_catalog.starts_with(entity_pk::pg_catalog.text, 'index '))";
+
+/// Whether a wrapper holds the key of a blind index.
+pub(crate) fn is_index_key(wrapper: i64) -> Result<bool, Failure> {
+    Ok(spi::first(spi::select(IS_INDEX_KEY, &[wrapper.into()], |row| row.next())?).unwrap_or(false))
+}
+
+const NEXT_GENERATION: &str = "UPDATE kms_wrap.protected_columns
+     SET index_old_generation = index_generation, index_generation = (index_generation OPERATOR(pg_catalog.+) 1)::pg_catalog.int2
+     WHERE column_uuid OPERATOR(pg_catalog.=) $1 AND index_old_generation IS NULL AND index_generation OPERATOR(pg_catalog.<) 255
+     RETURNING index_generation";
+
+/// Begins a new generation of a blind index; `None` while the last rotation is not finished.
+pub(crate) fn next_generation(column: Uuid) -> Result<Option<i16>, Failure> {
+    Ok(spi::first(spi::write(NEXT_GENERATION, &[column.into()], |row| row.next())?))
+}

@@ -1,0 +1,239 @@
+//! SQL functions on values of protected columns, called once a row by triggers and decrypting views. `sql/protected.sql` declares them.
+#![allow(unsafe_code)]
+
+use super::{
+    fn_values::{checked_text, with_unarmoured},
+    protected::{self, Column, Place},
+    report::Failure,
+    revocation,
+    row_key::KeyKind,
+    seal::{self, RowContext, Sealing},
+    varlena::{self, Args, MAX_BYTEA, MAX_TEXT, raw_function},
+};
+use crate::core::value::{Envelope, has_armour};
+use pgrx::{Uuid, pg_sys};
+use std::ffi::CStr;
+
+raw_function!(kw_open_column, pg_finfo_kw_open_column, open_bytea);
+raw_function!(kw_open_column_text, pg_finfo_kw_open_column_text, open_text);
+raw_function!(kw_is_current_bytea, pg_finfo_kw_is_current_bytea, is_current_bytea);
+raw_function!(kw_is_current_text, pg_finfo_kw_is_current_text, is_current_text);
+raw_function!(kw_wrapper_of_bytea, pg_finfo_kw_wrapper_of_bytea, wrapper_of_bytea);
+raw_function!(kw_wrapper_of_text, pg_finfo_kw_wrapper_of_text, wrapper_of_text);
+raw_function!(kw_seal_column, pg_finfo_kw_seal_column, seal_column);
+
+fn open_bytea(args: &Args) -> Result<pg_sys::Datum, Failure> {
+    let (Some(column), Some(sealed)) = (args.uuid(0), args.bytes(1)) else { return Ok(args.null()) };
+    revocation::poll();
+    let column = protected::column(&column)?;
+    match Envelope::parse(sealed) {
+        Ok(envelope) => Ok(seal::reveal(&row_of(args, &column)?, &envelope)?.datum()),
+        Err(error) => plain_or(args, &column, error.into()),
+    }
+}
+
+fn open_text(args: &Args) -> Result<pg_sys::Datum, Failure> {
+    let (Some(column), Some(sealed)) = (args.uuid(0), args.bytes(1)) else { return Ok(args.null()) };
+    revocation::poll();
+    let column = protected::column(&column)?;
+    if !has_armour(sealed) {
+        return plain_or(args, &column, seal::not_an_envelope());
+    }
+    let row = row_of(args, &column)?;
+    match with_unarmoured(sealed, |envelope| seal::reveal(&row, envelope)) {
+        Ok(output) => Ok(checked_text(output)?.datum()),
+        Err(failure) => plain_or(args, &column, failure),
+    }
+}
+
+/// Old rows are plain until all are encrypted; after that, what is no envelope was planted.
+fn plain_or(args: &Args, column: &Column, failure: Failure) -> Result<pg_sys::Datum, Failure> {
+    match args.datum(1) {
+        Some(plain) if column.is_encrypting && failure.is_no_envelope() => Ok(plain),
+        _ => Err(failure),
+    }
+}
+
+fn is_current_bytea(args: &Args) -> Result<pg_sys::Datum, Failure> {
+    let (Some(column), Some(sealed)) = (args.uuid(0), args.bytes(1)) else { return Ok(args.null()) };
+    revocation::poll();
+    let column = protected::column(&column)?;
+    Ok(seal::is_current(&column, &row_of(args, &column)?, &Envelope::parse(sealed)?)?.into())
+}
+
+fn is_current_text(args: &Args) -> Result<pg_sys::Datum, Failure> {
+    let (Some(column), Some(sealed)) = (args.uuid(0), args.bytes(1)) else { return Ok(args.null()) };
+    revocation::poll();
+    let column = protected::column(&column)?;
+    let row = row_of(args, &column)?;
+    Ok(with_unarmoured(sealed, |envelope| seal::is_current(&column, &row, envelope))?.into())
+}
+
+fn wrapper_of_bytea(args: &Args) -> Result<pg_sys::Datum, Failure> {
+    let Some(sealed) = args.bytes(0) else { return Ok(args.null()) };
+    Ok(uuid_datum(Envelope::parse(sealed)?.head.wrapper()))
+}
+
+fn wrapper_of_text(args: &Args) -> Result<pg_sys::Datum, Failure> {
+    let Some(sealed) = args.bytes(0) else { return Ok(args.null()) };
+    with_unarmoured(sealed, |envelope| Ok(uuid_datum(envelope.head.wrapper())))
+}
+
+fn uuid_datum(uuid: [u8; 16]) -> pg_sys::Datum {
+    pgrx::IntoDatum::into_datum(Uuid::from_bytes(uuid)).unwrap_or(pg_sys::Datum::null())
+}
+
+/// The row that a call names: its key columns, and its tenant, are the arguments after the value.
+fn row_of(args: &Args, column: &Column) -> Result<RowContext, Failure> {
+    let mut keys = Vec::with_capacity(args.len());
+    for n in 2..args.len() {
+        let datum = args.datum(n).ok_or_else(|| Failure::null("row_key"))?;
+        let kind = KeyKind::of(args.type_of(n))?;
+        // SAFETY: the argument is of the type that the kind was made of.
+        keys.push(unsafe { kind.with_bytes(datum, <[u8]>::to_vec) });
+    }
+    RowContext::new(column, &keys)
+}
+
+/// What PostgreSQL tells a trigger.
+struct Call<'a> {
+    data: &'a pg_sys::TriggerData,
+    is_update: bool,
+    column: [u8; 16],
+}
+
+fn call(args: &Args) -> Result<Call<'_>, Failure> {
+    let wrong =
+        || Failure::trigger_protocol("kw_seal_column must be a row trigger before INSERT or UPDATE, with the uuid of a protected column");
+    let data = args.trigger().ok_or_else(wrong)?;
+    let event = data.tg_event;
+    let operation = event & pg_sys::TRIGGER_EVENT_OPMASK;
+    let fired_right = event & pg_sys::TRIGGER_EVENT_ROW != 0
+        && event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_BEFORE
+        && matches!(operation, pg_sys::TRIGGER_EVENT_INSERT | pg_sys::TRIGGER_EVENT_UPDATE);
+    // SAFETY: a trigger in progress; its arguments are NUL-terminated strings, as many as it says.
+    let argument = unsafe {
+        let trigger = &*data.tg_trigger;
+        if trigger.tgnargs == 1 { CStr::from_ptr(*trigger.tgargs).to_str().ok() } else { None }
+    };
+    let mut column = [0; 16];
+    let named = argument.is_some_and(|uuid| hex::decode_to_slice(uuid.replace('-', ""), &mut column).is_ok());
+    if fired_right && named { Ok(Call { data, is_update: operation == pg_sys::TRIGGER_EVENT_UPDATE, column }) } else { Err(wrong()) }
+}
+
+/// A row in the trigger's hands.
+struct Tuple {
+    tuple: pg_sys::HeapTuple,
+    types: pg_sys::TupleDesc,
+}
+
+impl Tuple {
+    fn get(&self, attribute: i16) -> Option<pg_sys::Datum> {
+        let mut is_null = false;
+        // SAFETY: tuple and descriptor belong together, and live as long as the trigger's call.
+        let datum = unsafe { pg_sys::SPI_getbinval(self.tuple, self.types, attribute.into(), &raw mut is_null) };
+        (!is_null).then_some(datum)
+    }
+
+    fn keys(&self, place: &Place) -> Result<Vec<Vec<u8>>, Failure> {
+        let key = |(attribute, kind): &(i16, KeyKind)| {
+            let datum = self.get(*attribute).ok_or_else(|| Failure::null("key or tenant column"))?;
+            // SAFETY: the kind was made of this column's type.
+            Ok(unsafe { kind.with_bytes(datum, <[u8]>::to_vec) })
+        };
+        place.keys.iter().map(key).collect()
+    }
+}
+
+fn seal_column(args: &Args) -> Result<pg_sys::Datum, Failure> {
+    let call = call(args)?;
+    revocation::poll();
+    let column = protected::column(&call.column)?;
+    // SAFETY: a trigger in progress has a relation with a descriptor, and the tuples of its event.
+    let (relation, old, new, statement, is_replica) = unsafe {
+        let relation = &*call.data.tg_relation;
+        let tuple = |tuple| Tuple { tuple, types: relation.rd_att };
+        let (old, new) = if call.is_update {
+            (Some(tuple(call.data.tg_trigtuple)), tuple(call.data.tg_newtuple))
+        } else {
+            (None, tuple(call.data.tg_trigtuple))
+        };
+        let is_replica = pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA.cast_signed();
+        (relation.rd_id, old, new, pg_sys::GetCurrentStatementStartTimestamp(), is_replica)
+    };
+    let place = protected::place(relation, &column)?;
+    let Some(value) = new.get(place.value) else {
+        let index = place.index.filter(|n| new.get(*n).is_some());
+        return Ok(index.map_or(pg_sys::Datum::from(new.tuple), |n| replaced(&new, &[(n, None)])));
+    };
+    let limit = if column.is_text { MAX_TEXT } else { MAX_BYTEA };
+    // SAFETY: the column is of type text or bytea, as its CHECK constraint says.
+    unsafe { varlena::check_len(value, "value", limit)? };
+    let keys = new.keys(&place)?;
+    let row = RowContext::new(&column, &keys)?;
+    let unchanged = old.as_ref().and_then(|old| old.get(place.value).filter(|o| is_same(*o, value)).map(|_| old));
+    // SAFETY: as above.
+    let bytes = || unsafe { varlena::bytes_of(value) };
+    let sealed = match unchanged {
+        Some(old) => {
+            let old_keys = old.keys(&place)?;
+            let is_sealed = !column.is_encrypting || is_envelope(&column, bytes());
+            match (is_sealed, old_keys == keys) {
+                (false, _) => seal::seal_new(&column, &row, bytes(), statement, is_replica)?,
+                (true, false) => seal::seal_again(&column, &RowContext::new(&column, &old_keys)?, &row, bytes(), statement)?,
+                // Nothing to do but to see to it that the index entry stays too.
+                (true, true) => return Ok(with_index_of(old, &new, &place)),
+            }
+        }
+        None => seal::seal_new(&column, &row, bytes(), statement, is_replica)?,
+    };
+    let mut changes = Vec::with_capacity(2);
+    if let Sealing::Replace(output) = sealed.value {
+        changes.push((place.value, Some(output.datum())));
+    }
+    if let (Some(n), Some(entry)) = (place.index, sealed.index) {
+        changes.push((n, Some(entry.datum())));
+    }
+    Ok(replaced(&new, &changes))
+}
+
+fn is_envelope(column: &Column, bytes: &[u8]) -> bool {
+    if column.is_text { has_armour(bytes) && with_unarmoured(bytes, |_| Ok(())).is_ok() } else { Envelope::parse(bytes).is_ok() }
+}
+
+/// Whether two values are the same bytes. Values in a TOAST table are compared by their pointers: a copy of one has the same.
+fn is_same(a: pg_sys::Datum, b: pg_sys::Datum) -> bool {
+    // SAFETY: both are of a variable-length type; flat values are as long as their headers say.
+    unsafe {
+        let (a, b) = (a.cast_mut_ptr::<pg_sys::varlena>(), b.cast_mut_ptr::<pg_sys::varlena>());
+        let raw = |v: *mut pg_sys::varlena| std::slice::from_raw_parts(v.cast::<u8>(), pgrx::varlena::varsize_any(v));
+        a == b || raw(a) == raw(b)
+    }
+}
+
+/// The blind index column is the trigger's: nobody else sets it.
+fn with_index_of(old: &Tuple, new: &Tuple, place: &Place) -> pg_sys::Datum {
+    let Some(n) = place.index else { return pg_sys::Datum::from(new.tuple) };
+    let (kept, given) = (old.get(n), new.get(n));
+    let same = match (kept, given) {
+        (None, None) => true,
+        (Some(kept), Some(given)) => is_same(kept, given),
+        _ => false,
+    };
+    if same { pg_sys::Datum::from(new.tuple) } else { replaced(new, &[(n, kept)]) }
+}
+
+fn replaced(tuple: &Tuple, changes: &[(i16, Option<pg_sys::Datum>)]) -> pg_sys::Datum {
+    if changes.is_empty() {
+        return pg_sys::Datum::from(tuple.tuple);
+    }
+    let mut columns: Vec<i32> = changes.iter().map(|(n, _)| i32::from(*n)).collect();
+    let mut values: Vec<pg_sys::Datum> = changes.iter().map(|(_, value)| value.unwrap_or(pg_sys::Datum::null())).collect();
+    let mut nulls: Vec<bool> = changes.iter().map(|(_, value)| value.is_none()).collect();
+    // SAFETY: three arrays of so many items, columns that the descriptor has.
+    let modified = unsafe {
+        let n = i32::try_from(columns.len()).unwrap_or(0);
+        pg_sys::heap_modify_tuple_by_cols(tuple.tuple, tuple.types, n, columns.as_mut_ptr(), values.as_mut_ptr(), nulls.as_mut_ptr())
+    };
+    pg_sys::Datum::from(modified)
+}

@@ -1,0 +1,171 @@
+//! Protected columns, as held in memory: what they are, and where a table has them.
+
+use super::{
+    catalog::{policy::Policy, protected as rows},
+    deks, owner,
+    report::Failure,
+    revocation,
+    row_key::KeyKind,
+};
+use crate::core::blind_index::Normalisation;
+use pgrx::{Uuid, pg_sys};
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
+
+/// A protected column.
+pub(crate) struct Column {
+    pub(crate) uuid: [u8; 16],
+    pub(crate) policy: Rc<Policy>,
+    /// Whether each tenant has a DEK of its own.
+    pub(crate) has_tenant: bool,
+    /// Armoured, and not raw.
+    pub(crate) is_text: bool,
+    /// Characters that the column's own type allowed.
+    pub(crate) max_chars: Option<usize>,
+    /// Whether old rows may still be plain.
+    pub(crate) is_encrypting: bool,
+    pub(crate) index: Option<Index>,
+}
+
+/// A column's blind index.
+pub(crate) struct Index {
+    /// Of the HMAC, in each entry.
+    pub(crate) bytes: usize,
+    pub(crate) normalisation: Normalisation,
+    /// Of new entries.
+    pub(crate) generation: u8,
+    /// Of entries that were not made anew yet.
+    pub(crate) old_generation: Option<u8>,
+}
+
+/// Where a relation has a column, by attribute number.
+pub(crate) struct Place {
+    pub(crate) value: i16,
+    pub(crate) index: Option<i16>,
+    /// Primary key, then tenant.
+    pub(crate) keys: Vec<(i16, KeyKind)>,
+}
+
+#[derive(Default)]
+struct Held {
+    epoch: u64,
+    columns: HashMap<[u8; 16], Rc<Column>>,
+}
+
+#[derive(Default)]
+struct Places {
+    definitions: u64,
+    by_column: HashMap<(pg_sys::Oid, [u8; 16]), Rc<Place>>,
+    by_name: HashMap<(pg_sys::Oid, String), [u8; 16]>,
+}
+
+thread_local! {
+    static HELD: RefCell<Held> = RefCell::new(Held::default());
+    static PLACES: RefCell<Places> = RefCell::new(Places::default());
+}
+
+/// A column by its uuid.
+pub(crate) fn column(uuid: &[u8; 16]) -> Result<Rc<Column>, Failure> {
+    let epoch = revocation::epoch();
+    let held = HELD.with_borrow(|held| if held.epoch == epoch { held.columns.get(uuid).cloned() } else { None });
+    if let Some(column) = held {
+        return Ok(column);
+    }
+    let (column, epoch) = deks::settled(|| {
+        let row = owner::reading_now(|| rows::column(Uuid::from_bytes(*uuid)))?;
+        let policy = Rc::new(deks::policy_by_id(row.policy_id)?);
+        made_of(uuid, &row, policy)
+    })?;
+    let column = Rc::new(column);
+    HELD.with_borrow_mut(|held| {
+        if held.epoch != epoch {
+            *held = Held { epoch, columns: HashMap::new() };
+        }
+        held.columns.insert(*uuid, Rc::clone(&column));
+    });
+    Ok(column)
+}
+
+fn made_of(uuid: &[u8; 16], row: &rows::ColumnRow, policy: Rc<Policy>) -> Result<Column, Failure> {
+    let generation = |n: i16| u8::try_from(n).map_err(|_| Failure::internal("generation of a blind index"));
+    let index = match (row.index_bytes, row.index_normalisation.as_deref().and_then(Normalisation::from_name)) {
+        (Some(bytes), Some(normalisation)) => Some(Index {
+            bytes: usize::try_from(bytes).map_err(Failure::internal)?,
+            normalisation,
+            generation: generation(row.index_generation)?,
+            old_generation: row.index_old_generation.map(generation).transpose()?,
+        }),
+        _ => None,
+    };
+    // "character varying(11)", "character(2)": how format_type() writes them.
+    let limit = row.original_type.strip_prefix("character").and_then(|rest| rest.split_once('('));
+    Ok(Column {
+        uuid: *uuid,
+        policy,
+        has_tenant: row.has_tenant,
+        is_text: row.is_text,
+        max_chars: limit.and_then(|(_, n)| n.strip_suffix(')')?.parse().ok()),
+        is_encrypting: row.is_encrypting,
+        index,
+    })
+}
+
+fn with_places<T>(f: impl FnOnce(&mut Places) -> T) -> T {
+    let definitions = revocation::definitions();
+    PLACES.with_borrow_mut(|places| {
+        if places.definitions != definitions {
+            *places = Places { definitions, ..Places::default() };
+        }
+        f(places)
+    })
+}
+
+/// Where a relation has a column.
+pub(crate) fn place(relation: pg_sys::Oid, column: &Column) -> Result<Rc<Place>, Failure> {
+    let index = (relation, column.uuid);
+    if let Some(place) = with_places(|places| places.by_column.get(&index).cloned()) {
+        return Ok(place);
+    }
+    revocation::listen()?;
+    let (marks, key) = owner::reading_now(|| Ok((rows::marks(relation)?, rows::primary_key(relation)?)))?;
+    let hex = hex::encode(column.uuid);
+    let mark = |prefix: &str| marks.iter().find(|(name, ..)| *name == format!("{prefix}{hex}"));
+    let lost = |what: &str| {
+        let hint = "kms_wrap.kw_health() shows it; kw_unprotect_column() and kw_protect_column() make it anew.";
+        Failure::state(format!("a protected column has lost its {what}"), hint)
+    };
+    let value = mark("kw_sealed_").ok_or_else(|| lost("CHECK constraint"))?.1;
+    let mut keys = Vec::new();
+    for (attribute, type_oid) in key {
+        keys.push((attribute, KeyKind::of(type_oid)?));
+    }
+    if keys.is_empty() {
+        return Err(lost("primary key"));
+    }
+    if column.has_tenant {
+        let (_, attribute, type_oid) = mark("kw_tenant_").ok_or_else(|| lost("constraint on the tenant column"))?;
+        keys.push((*attribute, KeyKind::of(*type_oid)?));
+    }
+    let place = Rc::new(Place { value, index: mark("kw_index_").map(|m| m.1), keys });
+    with_places(|places| places.by_column.insert(index, Rc::clone(&place)));
+    Ok(place)
+}
+
+/// The uuid of a protected column by its name of today.
+pub(crate) fn by_name(relation: pg_sys::Oid, name: &str) -> Result<[u8; 16], Failure> {
+    let index = (relation, name.to_owned());
+    if let Some(uuid) = with_places(|places| places.by_name.get(&index).copied()) {
+        return Ok(uuid);
+    }
+    revocation::listen()?;
+    let (marks, attribute) = owner::reading_now(|| Ok((rows::marks(relation)?, rows::attribute(relation, name)?)))?;
+    let attribute = attribute.ok_or_else(|| Failure::unknown("column", name))?;
+    let found = marks.iter().filter(|(_, n, _)| *n == attribute).find_map(|(mark, ..)| {
+        let mut uuid = [0; 16];
+        hex::decode_to_slice(mark.strip_prefix("kw_sealed_")?, &mut uuid).ok()?;
+        Some(uuid)
+    });
+    let uuid =
+        found.ok_or_else(|| Failure::state(format!("column \"{name}\" is not protected"), "kms_wrap.kw_protect_column() protects it."))?;
+    with_places(|places| places.by_name.insert(index, uuid));
+    Ok(uuid)
+}

@@ -1,0 +1,64 @@
+//! Key and tenant columns as bytes: the binary send form of their types, of which equal values have one.
+//!
+//! Text is taken in the database's encoding, where the send functions would turn it into the client's.
+#![allow(unsafe_code)]
+
+use super::{report::Failure, varlena};
+use pgrx::pg_sys;
+
+/// How a column's values become bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyKind {
+    Bool,
+    Int2,
+    /// Also `date`.
+    Int4,
+    /// Also `time`, `timestamp` and `timestamptz`.
+    Int8,
+    Oid,
+    Uuid,
+    /// `text`, `varchar`, `char` and `bytea`: the bytes themselves.
+    Bytes,
+}
+
+impl KeyKind {
+    /// Of a type; a domain is what it is over.
+    pub(crate) fn of(type_oid: pg_sys::Oid) -> Result<Self, Failure> {
+        // SAFETY: a syscache look-up.
+        let base = unsafe { pg_sys::getBaseType(type_oid) };
+        Ok(match base {
+            pg_sys::BOOLOID => Self::Bool,
+            pg_sys::INT2OID => Self::Int2,
+            pg_sys::INT4OID | pg_sys::DATEOID => Self::Int4,
+            pg_sys::INT8OID | pg_sys::TIMEOID | pg_sys::TIMESTAMPOID | pg_sys::TIMESTAMPTZOID => Self::Int8,
+            pg_sys::OIDOID => Self::Oid,
+            pg_sys::UUIDOID => Self::Uuid,
+            pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID | pg_sys::BYTEAOID => Self::Bytes,
+            _ => {
+                return Err(Failure::bad_argument(
+                    "a key column is of a type whose equal values have several forms",
+                    "Possible: boolean, smallint, integer, bigint, oid, uuid, text, varchar, char, bytea, date, time, timestamp, timestamptz.",
+                ));
+            }
+        })
+    }
+
+    /// Hands a value's bytes to `f`.
+    ///
+    /// # Safety
+    /// The datum must be of the type that this was made of.
+    pub(crate) unsafe fn with_bytes<T>(self, datum: pg_sys::Datum, f: impl FnOnce(&[u8]) -> T) -> T {
+        // By-value types lie in the low bytes of the datum.
+        let low = datum.value().to_be_bytes();
+        match self {
+            Self::Bool => f(&[u8::from(datum.value() & 0xff != 0)]),
+            Self::Int2 => f(low.last_chunk::<2>().map_or(&[][..], |b| b)),
+            Self::Int4 | Self::Oid => f(low.last_chunk::<4>().map_or(&[][..], |b| b)),
+            Self::Int8 => f(low.last_chunk::<8>().map_or(&[][..], |b| b)),
+            // SAFETY: by the caller; a uuid is passed as a pointer to its 16 bytes.
+            Self::Uuid => f(unsafe { &*datum.cast_mut_ptr::<[u8; 16]>() }),
+            // SAFETY: by the caller.
+            Self::Bytes => f(unsafe { varlena::bytes_of(datum) }),
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Sealing a row of a protected column: what the trigger does, apart from talking to PostgreSQL about tuples.
+
+use super::{
+    catalog::protected as rows,
+    deks::{self, Scope},
+    fn_values::with_unarmoured,
+    grants::{self, Privilege},
+    owner,
+    protected::{Column, Index},
+    report::Failure,
+    transaction,
+    values::{self, Form},
+    varlena::Output,
+};
+use crate::core::{
+    blind_index::{ValueType, normalise},
+    error::Error,
+    scope,
+    value::{Envelope, ValueContext, has_armour},
+};
+use pgrx::Uuid;
+use std::{cell::RefCell, collections::VecDeque};
+use zeroize::Zeroizing;
+
+/// Values sealed last, so that the same statement can seal one again under another row's key. More than one, since a row may have several
+/// protected columns, and a trigger may write rows of its own.
+const RECENT: usize = 32;
+
+/// Where a value belongs: a row of a column.
+#[derive(Clone)]
+pub(crate) struct RowContext {
+    pub(crate) value: ValueContext,
+    /// What the DEK of the column, or of the row's tenant, is bound to.
+    pub(crate) scope: [u8; 32],
+}
+
+impl RowContext {
+    /// `keys` are the primary key's columns, and then the tenant column if there is one.
+    pub(crate) fn new(column: &Column, keys: &[Vec<u8>]) -> Result<Self, Failure> {
+        let (tenant, keys) = match (column.has_tenant, keys.split_last()) {
+            (true, Some((tenant, keys))) => (Some(tenant.as_slice()), keys),
+            (true, None) => return Err(Failure::internal("tenant column")),
+            (false, _) => (None, keys),
+        };
+        let mut value = ValueContext::default();
+        value.begin_column(&column.uuid, u8::try_from(keys.len()).map_err(Failure::internal)?);
+        for key in keys {
+            value.push(key);
+        }
+        Ok(Self { value, scope: scope::of_column(&column.uuid, tenant) })
+    }
+}
+
+/// A value sealed by this process, in the statement and transaction of this number.
+struct Sealed {
+    nonce: ([u8; 12], [u8; 12]),
+    transaction: u64,
+    statement: i64,
+    context: RowContext,
+}
+
+thread_local! {
+    static SEALED: RefCell<VecDeque<Sealed>> = const { RefCell::new(VecDeque::new()) };
+}
+
+/// What becomes of a column's value.
+pub(crate) enum Sealing {
+    /// It stays.
+    Keep,
+    /// This takes its place.
+    Replace(Output),
+}
+
+/// What a row gets: the sealed value, and the entry of the blind index if there is one.
+pub(crate) struct Row {
+    pub(crate) value: Sealing,
+    pub(crate) index: Option<Output>,
+}
+
+/// Seals a value that was inserted or changed.
+pub(crate) fn seal_new(column: &Column, row: &RowContext, value: &[u8], statement: i64, is_replica: bool) -> Result<Row, Failure> {
+    let policy = &column.policy;
+    grants::require(policy.id, &policy.name, Privilege::Encrypt)?;
+    let envelope = |envelope: &Envelope<'_>| sealed_already(column, row, envelope, statement, is_replica);
+    let parsed = if column.is_text {
+        // A text that only begins like an envelope is a text.
+        if has_armour(value) { unless_no_envelope(with_unarmoured(value, envelope))? } else { None }
+    } else {
+        unless_no_envelope(Envelope::parse(value).map_err(Failure::from).and_then(|parsed| envelope(&parsed)))?
+    };
+    match parsed {
+        Some(row) => Ok(row),
+        None => seal(column, row, value, statement),
+    }
+}
+
+fn unless_no_envelope(result: Result<Row, Failure>) -> Result<Option<Row>, Failure> {
+    match result {
+        Ok(row) => Ok(Some(row)),
+        Err(failure) if failure.is_no_envelope() => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Seals a value for the row's new key; it was sealed for the old one.
+pub(crate) fn seal_again(column: &Column, old: &RowContext, new: &RowContext, value: &[u8], statement: i64) -> Result<Row, Failure> {
+    let plaintext = open(column, old, value)?;
+    seal(column, new, &plaintext, statement)
+}
+
+fn open(column: &Column, row: &RowContext, value: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    if column.is_text {
+        with_unarmoured(value, |envelope| open_envelope(row, envelope))
+    } else {
+        open_envelope(row, &Envelope::parse(value)?)
+    }
+}
+
+/// With the right to encrypt alone: what is opened is sealed again, and never shown.
+fn open_envelope(row: &RowContext, envelope: &Envelope<'_>) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    deks::with_dek(&envelope.head.wrapper(), Privilege::Encrypt, |entry| {
+        values::check_bound(entry, &row.scope)?;
+        values::open_secretly(entry, &row.value, envelope)
+    })
+}
+
+/// A value that came as an envelope: fine if it is this row's, and never encrypted a second time.
+fn sealed_already(column: &Column, row: &RowContext, envelope: &Envelope<'_>, statement: i64, is_replica: bool) -> Result<Row, Failure> {
+    let nonce = (envelope.head.prefix(), envelope.head.gcm_nonce());
+    match open_envelope(row, envelope) {
+        Ok(plaintext) => {
+            let index = column.index.as_ref().map(|index| entry(column, index, index.generation, &plaintext)).transpose()?;
+            return Ok(Row { value: Sealing::Keep, index });
+        }
+        // Rows of another database, replicated or restored before their wrappers.
+        Err(failure) if failure.is_unknown() && is_replica => {
+            owner::as_owner(|| rows::count_unknown(Uuid::from_bytes(column.uuid)))?;
+            return Ok(Row { value: Sealing::Keep, index: None });
+        }
+        Err(failure) if !(failure.is_unknown() || failure.is_not_opened()) => return Err(failure),
+        Err(_) => {}
+    }
+    // INSERT ... ON CONFLICT: sealed for the row that was to be inserted, and now on its way into another.
+    let meant_for = SEALED.with_borrow(|sealed| {
+        let mine = |s: &&Sealed| s.nonce == nonce && s.transaction == transaction::serial() && s.statement == statement;
+        sealed.iter().find(mine).map(|s| s.context.clone())
+    });
+    match meant_for {
+        Some(other) => seal(column, row, &open_envelope(&other, envelope)?, statement),
+        None => Err(Failure::bad_argument(
+            "value is an envelope that does not belong to this row",
+            "A protected column takes plain values, and envelopes that were sealed for the same row.",
+        )),
+    }
+}
+
+fn seal(column: &Column, row: &RowContext, value: &[u8], statement: i64) -> Result<Row, Failure> {
+    check_length(column, value)?;
+    let policy = &column.policy;
+    let wrapper = deks::current_or_new(&Scope { policy, ctx_sha256: row.scope, column: Some((column.uuid, None)) })?;
+    let form = if column.is_text { Form::Armoured } else { Form::Raw };
+    let (output, head) = deks::with_dek(&wrapper, Privilege::Encrypt, |entry| {
+        values::check_bound(entry, &row.scope)?;
+        values::seal(entry, &row.value, value, policy.value_pad_to, form)
+    })?;
+    SEALED.with_borrow_mut(|sealed| {
+        if sealed.len() >= RECENT {
+            sealed.pop_front();
+        }
+        let nonce = (head.prefix(), head.gcm_nonce());
+        sealed.push_back(Sealed { nonce, transaction: transaction::serial(), statement, context: row.clone() });
+    });
+    let index = column.index.as_ref().map(|index| entry(column, index, index.generation, value)).transpose()?;
+    Ok(Row { value: Sealing::Replace(output), index })
+}
+
+/// The column's own type no longer limits what its plain values may be.
+fn check_length(column: &Column, value: &[u8]) -> Result<(), Failure> {
+    let Some(max) = column.max_chars else { return Ok(()) };
+    let chars = values::chars(value)?;
+    if chars <= max { Ok(()) } else { Err(Failure::too_many_chars(max)) }
+}
+
+/// A value's entry in a blind index.
+pub(crate) fn entry(column: &Column, index: &Index, generation: u8, value: &[u8]) -> Result<Output, Failure> {
+    let scope = scope::of_index(&column.uuid, generation);
+    let wrapper =
+        deks::current_or_new(&Scope { policy: &column.policy, ctx_sha256: scope, column: Some((column.uuid, Some(generation))) })?;
+    let entry = entry_with(column, index, generation, &wrapper, Privilege::Encrypt, value)?;
+    let mut output = Output::new(entry.len())?;
+    output.bytes().copy_from_slice(&entry);
+    Ok(output)
+}
+
+/// The same with a wrapper that is there already.
+pub(crate) fn entry_with(
+    column: &Column,
+    index: &Index,
+    generation: u8,
+    wrapper: &[u8; 16],
+    privilege: Privilege,
+    value: &[u8],
+) -> Result<Vec<u8>, Failure> {
+    let scope = scope::of_index(&column.uuid, generation);
+    let (kind, normalised) = if column.is_text {
+        (ValueType::Text, normalise(index.normalisation, value))
+    } else {
+        (ValueType::Bytea, Zeroizing::new(value.to_vec()))
+    };
+    deks::with_dek(wrapper, privilege, |entry| {
+        values::check_bound(entry, &scope)?;
+        Ok(entry.index_key(&column.uuid, generation)?.entry(kind, &normalised, index.bytes)?)
+    })
+}
+
+/// Whether an envelope was made with the DEK that new values of the row get.
+pub(crate) fn is_current(column: &Column, row: &RowContext, envelope: &Envelope<'_>) -> Result<bool, Failure> {
+    let current = deks::current(&Scope { policy: &column.policy, ctx_sha256: row.scope, column: Some((column.uuid, None)) })?;
+    Ok(current == Some(envelope.head.wrapper()))
+}
+
+/// Opens a value for whoever may decrypt.
+pub(crate) fn reveal(row: &RowContext, envelope: &Envelope<'_>) -> Result<Output, Failure> {
+    deks::with_dek(&envelope.head.wrapper(), Privilege::Decrypt, |entry| {
+        values::check_bound(entry, &row.scope)?;
+        values::open(entry, &row.value, envelope)
+    })
+}
+
+/// An envelope in a column that has only plain values and envelopes.
+pub(crate) fn not_an_envelope() -> Failure {
+    Error::NotAnEnvelope.into()
+}
