@@ -4,7 +4,7 @@ use super::{
     catalog::{
         key::{self, Key, PolicyKey},
         policy::Policy,
-        wrapper::{self, NewLayer, NewWrapper, WrapperRow},
+        wrapper::{self, Inserted, NewLayer, NewWrapper, WrapperRow},
     },
     kms, open,
     report::Failure,
@@ -118,7 +118,6 @@ fn store(policy: &Policy, uuid: [u8; 16], dek: Option<Dek>, purpose: &Purpose) -
         let parsed = Wrapper::parse(&stored)?;
         check_floors(policy, &parsed)?;
         prove(&parsed, &slots, &dek)?;
-        still_active(&slots)?;
         // Now that the providers have answered: it takes a row lock.
         if let Some(old) = purpose.replaces
             && !wrapper::set_rotated(old)?
@@ -139,11 +138,16 @@ fn store(policy: &Policy, uuid: [u8; 16], dek: Option<Dek>, purpose: &Purpose) -
             dek_wrap1: built.dek_wrap1,
             dek_wrap2: built.dek_wrap2,
         };
-        if wrapper::insert(row)? {
-            return Ok(true);
-        }
-        if purpose.name == "values" {
-            return Ok(false);
+        match wrapper::insert(row)? {
+            Inserted::Done => return Ok(true),
+            Inserted::Taken if purpose.name == "values" => return Ok(false),
+            Inserted::Taken => {}
+            Inserted::KeyNotActive => {
+                return Err(Failure::state(
+                    "a KMS key of the new wrapper was put out of use meanwhile",
+                    "Try again: the policy picks another key, or says which slot has none.",
+                ));
+            }
         }
     }
     Ok(false)
@@ -193,7 +197,7 @@ pub(crate) fn new_layer(wrapper: &Wrapper, slot: &Container, key: i64, kem_ciphe
     NewLayer {
         layer_no: slot.header.slot.layer_no().map_or(0, i16::from),
         key,
-        algorithm: slot.header.algorithm.name(),
+        algorithm: slot.header.algorithm,
         kem_ciphertext,
         aad: projection::layer_aad(wrapper, slot),
         meta: projection::layer_meta(slot),
@@ -297,20 +301,6 @@ fn prove(wrapper: &Wrapper, slots: &[(SlotNo, &Key)], dek: &[u8]) -> Result<(), 
         kms::set_proven(key)?;
     }
     Ok(())
-}
-
-/// A key may have been put out of use while it worked for us: nothing may be stored under a key that is destroyed.
-fn still_active(slots: &[(SlotNo, &Key)]) -> Result<(), Failure> {
-    let mut ids: Vec<i64> = slots.iter().map(|(_, key)| key.id).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    if key::lock_active(&ids)?.len() == ids.len() {
-        return Ok(());
-    }
-    Err(Failure::state(
-        "a KMS key of the new wrapper was put out of use meanwhile",
-        "Try again: the policy picks another key, or says which slot has none.",
-    ))
 }
 
 /// A UUID of version 7 (RFC 9562, section 5.7): time first, so that indexes on it stay dense.

@@ -53,7 +53,7 @@ pub(crate) fn parse(row: &WrapperRow) -> Result<Wrapper, Failure> {
     })?;
     let described = projection::agrees(row.crypto_suite.as_deref(), &projection::crypto_suite(&wrapper))
         && row.layers.iter().zip(wrapper.slots().iter().skip(2)).all(|(l, slot)| {
-            l.algorithm == slot.header.algorithm.name()
+            l.algorithm == Some(slot.header.algorithm)
                 && projection::agrees(l.aad.as_deref(), &projection::layer_aad(&wrapper, slot))
                 && projection::agrees(l.meta.as_deref(), &projection::layer_meta(slot))
                 && l.encap_pubkey.as_ref().is_none_or(|ek| Some(kdf::sha256(&[ek])) == slot.header.ek_sha256)

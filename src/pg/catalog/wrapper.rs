@@ -1,8 +1,11 @@
 //! Wrappers and their layers: read, inserted, and written back with compare-and-swap.
 
-use crate::pg::{
-    report::Failure,
-    spi::{self, Row},
+use crate::{
+    core::suite::Algorithm,
+    pg::{
+        report::Failure,
+        spi::{self, Row},
+    },
 };
 use pgrx::Uuid;
 
@@ -62,7 +65,8 @@ pub(crate) struct WrapperRow {
 pub(crate) struct LayerRow {
     pub(crate) layer_no: i16,
     pub(crate) key: Option<i64>,
-    pub(crate) algorithm: String,
+    /// `None` for a row of crypto_algorithms that is not shipped.
+    pub(crate) algorithm: Option<Algorithm>,
     pub(crate) kem_ciphertext: Vec<u8>,
     pub(crate) encap_pubkey: Option<Vec<u8>>,
     pub(crate) aad: Option<String>,
@@ -86,15 +90,13 @@ macro_rules! wrapper_select {
     () => {
         "SELECT w.id, w.wrapper_uuid::pg_catalog.uuid, w.policy_id, p.policy_uuid, p.policy_name::text, w.kms1_key_id, w.kms2_key_id,
                 w.dek_wrap1, w.dek_wrap2, w.crypto_suite::text, w.status, w.purpose, w.epoch, w.generation, w.dek_fingerprint,
-                l.layer_no, l.kms_key_id, a.name::text, l.kem_ciphertext, l.encap_pubkey, l.aad::text, l.meta::text
+                l.layer_no, l.kms_key_id, l.kem_algo_id, l.kem_ciphertext, l.encap_pubkey, l.aad::text, l.meta::text
          FROM kms_wrap.key_wrappers w JOIN kms_wrap.encryption_policies p ON p.id OPERATOR(pg_catalog.=) w.policy_id
-         LEFT JOIN kms_wrap.key_wrapper_layers l ON l.key_wrapper_id OPERATOR(pg_catalog.=) w.id
-         LEFT JOIN kms_wrap.crypto_algorithms a ON a.id OPERATOR(pg_catalog.=) l.kem_algo_id "
+         LEFT JOIN kms_wrap.key_wrapper_layers l ON l.key_wrapper_id OPERATOR(pg_catalog.=) w.id "
     };
 }
 
-const BY_UUID: &str =
-    concat!(wrapper_select!(), "WHERE w.wrapper_uuid OPERATOR(pg_catalog.=) $1::pg_catalog.text::pg_catalog.bpchar ORDER BY l.layer_no");
+const BY_UUID: &str = concat!(wrapper_select!(), "WHERE w.wrapper_uuid OPERATOR(pg_catalog.=) $1::pg_catalog.text::pg_catalog.bpchar");
 const BY_IDS: &str = concat!(wrapper_select!(), "WHERE w.id OPERATOR(pg_catalog.=) ANY ($1) ORDER BY w.id, l.layer_no");
 const NEXT_GENERATIONS: &str = "SELECT pg_catalog.nextval('kms_wrap.wrapper_generation_seq') FROM pg_catalog.generate_series(1, $1)";
 
@@ -140,7 +142,9 @@ pub(crate) fn set_successor(id: i64, successor: Uuid) -> Result<bool, Failure> {
 /// One wrapper.
 pub(crate) fn by_uuid(uuid: Uuid) -> Result<WrapperRow, Failure> {
     let rows = grouped(spi::select(BY_UUID, &[uuid.into()], read)?);
-    spi::first(rows).ok_or_else(|| Failure::unknown("wrapper", uuid))
+    let mut row = spi::first(rows).ok_or_else(|| Failure::unknown("wrapper", uuid))?;
+    row.layers.sort_by_key(|layer| layer.layer_no);
+    Ok(row)
 }
 
 /// Wrappers by id, in the order of their ids. Unknown ids are missing from the answer.
@@ -172,7 +176,7 @@ fn read(row: &mut Row) -> Result<WrapperRow, Failure> {
         wrapper.layers.push(LayerRow {
             layer_no,
             key: row.opt()?,
-            algorithm: row.next()?,
+            algorithm: algorithm(row.next()?),
             kem_ciphertext: row.next()?,
             encap_pubkey: row.opt()?,
             aad: row.opt()?,
@@ -194,6 +198,20 @@ fn grouped(rows: Vec<WrapperRow>) -> Vec<WrapperRow> {
     wrappers
 }
 
+/// The shipped row of crypto_algorithms: ids below 1000 never change.
+const fn algorithm_id(algorithm: Algorithm) -> i64 {
+    match algorithm {
+        Algorithm::MlKem768 => 1,
+        Algorithm::MlKem1024 => 2,
+        Algorithm::XWing => 3,
+        Algorithm::Xaes256Gcm => 11,
+    }
+}
+
+fn algorithm(id: i64) -> Option<Algorithm> {
+    Algorithm::ALL.into_iter().find(|a| algorithm_id(*a) == id)
+}
+
 /// Draws `n` generation numbers.
 pub(crate) fn next_generations(n: usize) -> Result<Vec<i64>, Failure> {
     let n = i32::try_from(n).map_err(Failure::internal)?;
@@ -210,7 +228,7 @@ pub(crate) fn wrap_version(generation: i64) -> i32 {
 pub(crate) struct NewLayer {
     pub(crate) layer_no: i16,
     pub(crate) key: i64,
-    pub(crate) algorithm: &'static str,
+    pub(crate) algorithm: Algorithm,
     pub(crate) kem_ciphertext: Vec<u8>,
     pub(crate) aad: String,
     pub(crate) meta: String,
@@ -232,28 +250,44 @@ pub(crate) struct NewWrapper {
     pub(crate) layers: Vec<NewLayer>,
 }
 
-// One statement for both tables: a wrapper is there with all its layers or not at all.
-const INSERT: &str = "WITH w AS (
+// One statement for both tables: a wrapper is there with all its layers or not at all. Its keys are locked first, as lock_active() does, since one
+// may have been put out of use while it worked for us: nothing may be stored under a key that is destroyed.
+const INSERT: &str = "WITH k AS MATERIALIZED (
+       SELECT id FROM kms_wrap.kms_keys
+       WHERE id OPERATOR(pg_catalog.=) ANY ($19) AND status OPERATOR(pg_catalog.=) 'active' ORDER BY id FOR KEY SHARE),
+     w AS (
        INSERT INTO kms_wrap.key_wrappers
               (wrapper_uuid, policy_id, purpose, kms1_key_id, kms2_key_id, dek_wrap1, dek_wrap2, crypto_suite,
                wrap_version, generation, dek_fingerprint, scope_key)
-       VALUES ($1::pg_catalog.text::pg_catalog.bpchar, $2, $17, $3, $4, $5, $6, $7::pg_catalog.text::pg_catalog.jsonb, $8, $9, $10, $18)
+       SELECT $1::pg_catalog.text::pg_catalog.bpchar, $2, $17, $3, $4, $5, $6, $7::pg_catalog.jsonb, $8, $9, $10, $18
+       WHERE (SELECT pg_catalog.count(*) FROM k) OPERATOR(pg_catalog.=) pg_catalog.cardinality($19)
        ON CONFLICT DO NOTHING RETURNING id),
      l AS (
        INSERT INTO kms_wrap.key_wrapper_layers (key_wrapper_id, layer_no, kms_key_id, kem_algo_id, kem_ciphertext, aad, meta)
-       SELECT w.id, n.layer_no, n.key, a.id, n.ct, n.aad::pg_catalog.jsonb, n.meta::pg_catalog.jsonb
+       SELECT w.id, n.layer_no, n.key, n.algorithm, n.ct, n.aad::pg_catalog.jsonb, n.meta::pg_catalog.jsonb
        FROM w, ROWS FROM (pg_catalog.unnest($11), pg_catalog.unnest($12), pg_catalog.unnest($13), pg_catalog.unnest($14),
-                          pg_catalog.unnest($15), pg_catalog.unnest($16)) AS n (layer_no, key, algorithm, ct, aad, meta)
-            JOIN kms_wrap.crypto_algorithms a ON a.id OPERATOR(pg_catalog.<) 1000 AND a.class OPERATOR(pg_catalog.=) 'kem' AND a.name OPERATOR(pg_catalog.=) n.algorithm)
-     SELECT id FROM w";
+                          pg_catalog.unnest($15), pg_catalog.unnest($16)) AS n (layer_no, key, algorithm, ct, aad, meta))
+     SELECT (SELECT pg_catalog.count(*) FROM k) OPERATOR(pg_catalog.=) pg_catalog.cardinality($19), EXISTS (SELECT FROM w)";
 
-/// Inserts a wrapper; `false` when its wrap_version is taken for its pair of keys (after wrap-around), or its scope has a current wrapper.
-pub(crate) fn insert(new: NewWrapper) -> Result<bool, Failure> {
+/// What became of a new wrapper.
+pub(crate) enum Inserted {
+    Done,
+    /// Its wrap_version is taken for its pair of keys (after wrap-around), or its scope has a current wrapper.
+    Taken,
+    /// A key of it was put out of use meanwhile.
+    KeyNotActive,
+}
+
+/// Inserts a wrapper.
+pub(crate) fn insert(new: NewWrapper) -> Result<Inserted, Failure> {
+    let mut keys: Vec<i64> = [new.kms1, new.kms2].into_iter().chain(new.layers.iter().map(|l| l.key)).collect();
+    keys.sort_unstable();
+    keys.dedup();
     let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for layer in new.layers {
         columns.0.push(layer.layer_no);
         columns.1.push(layer.key);
-        columns.2.push(layer.algorithm);
+        columns.2.push(algorithm_id(layer.algorithm));
         columns.3.push(layer.kem_ciphertext);
         columns.4.push(layer.aad);
         columns.5.push(layer.meta);
@@ -277,8 +311,14 @@ pub(crate) fn insert(new: NewWrapper) -> Result<bool, Failure> {
         columns.5.into(),
         new.purpose.into(),
         new.scope_key.into(),
+        keys.into(),
     ];
-    Ok(!spi::write(INSERT, &args, |row| row.next::<i64>())?.is_empty())
+    let outcome = spi::first(spi::write(INSERT, &args, |row| Ok((row.next::<bool>()?, row.next::<bool>()?)))?);
+    Ok(match outcome.ok_or_else(|| Failure::internal("insert"))? {
+        (_, true) => Inserted::Done,
+        (true, false) => Inserted::Taken,
+        (false, false) => Inserted::KeyNotActive,
+    })
 }
 
 /// What a rewrap changes of a wrapper.
@@ -310,11 +350,10 @@ const UPDATE: &str = "UPDATE kms_wrap.key_wrappers w
      RETURNING w.id";
 
 const UPDATE_LAYERS: &str = "UPDATE kms_wrap.key_wrapper_layers l
-     SET kms_key_id = n.key, kem_algo_id = a.id, kem_ciphertext = n.ct, encap_pubkey = NULL,
+     SET kms_key_id = n.key, kem_algo_id = n.algorithm, kem_ciphertext = n.ct, encap_pubkey = NULL,
          aad = n.aad::pg_catalog.jsonb, meta = n.meta::pg_catalog.jsonb
      FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5),
                      pg_catalog.unnest($6), pg_catalog.unnest($7)) AS n (wrapper, layer_no, key, algorithm, ct, aad, meta)
-          JOIN kms_wrap.crypto_algorithms a ON a.id OPERATOR(pg_catalog.<) 1000 AND a.class OPERATOR(pg_catalog.=) 'kem' AND a.name OPERATOR(pg_catalog.=) n.algorithm
      WHERE l.key_wrapper_id OPERATOR(pg_catalog.=) n.wrapper AND l.layer_no OPERATOR(pg_catalog.=) n.layer_no";
 
 // Concurrent writers draw from one sequence, so only a wrap-around can make two rows of a pair meet; those are 2^31 writes apart.
@@ -371,7 +410,7 @@ fn update_layers(layers: Vec<(i64, NewLayer)>) -> Result<(), Failure> {
         l.0.push(wrapper);
         l.1.push(layer.layer_no);
         l.2.push(layer.key);
-        l.3.push(layer.algorithm);
+        l.3.push(algorithm_id(layer.algorithm));
         l.4.push(layer.kem_ciphertext);
         l.5.push(layer.aad);
         l.6.push(layer.meta);
