@@ -15,6 +15,8 @@ BEGIN
             ('provider_config', 'UPDATE OR DELETE', 'true'),
             ('kms_providers', 'UPDATE OR DELETE', 'true'),
             ('kms_keys', 'UPDATE OR DELETE', 'true'),
+            ('sym_key', 'UPDATE OR DELETE', 'true'),
+            ('asym_key', 'UPDATE OR DELETE', 'true'),
             ('encryption_policies', 'UPDATE OR DELETE', 'true'),
             ('policy_kms_keys', 'INSERT OR UPDATE OR DELETE', 'true'),
             ('policy_algorithms', 'INSERT OR UPDATE OR DELETE', 'true'),

@@ -1,12 +1,13 @@
 //! SQL functions on wrappers. Their reference is COMMENT ON FUNCTION in `sql/finalize.sql`.
 
 use super::{
-    catalog::{key, wrapper},
+    catalog::wrapper,
     deks, describe,
     grants::{self, Privilege},
     json_arg::JsonArg,
-    make, open, owner,
+    known, make, open, owner,
     report::{Failure, required},
+    revocation,
     rewrap::{self, Targets},
     rotate,
 };
@@ -27,7 +28,8 @@ fn kw_wrap_dek(
 ) -> Result<Uuid, ErrorReport> {
     let dek = dek.map(checked_dek).transpose()?;
     let context = checked_context(context)?;
-    let policy = deks::policy_now(required("policy", policy)?)?;
+    revocation::poll();
+    let policy = deks::policy(required("policy", policy)?)?;
     grants::require(policy.id, &policy.name, Privilege::Encrypt)?;
     if dek.is_some() {
         grants::require(policy.id, &policy.name, Privilege::Import)?;
@@ -39,11 +41,9 @@ fn kw_wrap_dek(
 #[search_path(pg_catalog, pg_temp)]
 fn kw_unwrap(wrapper: Option<Uuid>, context: default!(Option<JsonArg>, "'{}'")) -> Result<Vec<u8>, ErrorReport> {
     let context = checked_context(context)?;
-    let (row, keys) = owner::reading_now(|| {
-        let row = wrapper::by_uuid(required("wrapper", wrapper)?)?;
-        let keys = key::by_ids(&row.key_ids().collect::<Vec<_>>())?;
-        Ok((row, keys))
-    })?;
+    let wrapper = required("wrapper", wrapper)?;
+    revocation::poll();
+    let row = owner::reading_now(|| wrapper::by_uuid(wrapper))?;
     grants::require(row.policy_id, &row.policy_name, Privilege::Unwrap)?;
     open::check_status(&row)?;
     if row.purpose != "caller" {
@@ -52,6 +52,7 @@ fn kw_unwrap(wrapper: Option<Uuid>, context: default!(Option<JsonArg>, "'{}'")) 
     }
     let parsed = open::parse(&row)?;
     let same_context = bool::from(parsed.ctx_sha256().ct_eq(&context.sha256()));
+    let keys = known::keys(row.key_ids().collect())?;
     // Opened in any case, so that a wrong context takes as long as a wrong key; and it wins over a provider that cannot be reached.
     let opened = open::open(&row, &parsed, &keys, false);
     if !same_context {

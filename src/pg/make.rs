@@ -2,11 +2,11 @@
 
 use super::{
     catalog::{
-        key::{self, Key, PolicyKey},
+        key::{Key, PolicyKey},
         policy::Policy,
         wrapper::{self, Inserted, NewLayer, NewWrapper, WrapperRow},
     },
-    kms, open,
+    kms, known, open,
     report::Failure,
 };
 use crate::{
@@ -82,7 +82,7 @@ fn store(policy: &Policy, uuid: [u8; 16], dek: Option<Dek>, purpose: &Purpose) -
     if !policy.is_enabled {
         return Err(Failure::policy_disabled(&policy.name));
     }
-    let listed = key::by_policy(policy.id)?;
+    let listed = known::listed(policy.id)?;
     let choice = choose_keys(policy, &listed, purpose.hash)?;
     let keys: HashMap<i64, &Key> = listed.iter().map(|pk| (pk.key.id, &pk.key)).collect();
     let slots = slots(&choice, &keys)?;

@@ -31,6 +31,7 @@ mod init;
 mod jobs;
 mod json_arg;
 mod kms;
+mod known;
 mod make;
 mod oid_arg;
 mod open;

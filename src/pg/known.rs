@@ -1,0 +1,67 @@
+//! Keys as the catalog has them, kept until rights or keys change: reading them takes as long as most of what is done with them.
+
+use super::{
+    catalog::key::{self, Key, PolicyKey},
+    deks::settled,
+    owner,
+    report::Failure,
+    revocation,
+};
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
+
+/// Sets of keys that are kept: one for each combination that a policy's wrappers have.
+const SETS: usize = 100;
+
+/// What was read, as of an epoch.
+#[derive(Default)]
+struct Known {
+    epoch: u64,
+    /// Of wrappers, by their ids in slot order.
+    keys: HashMap<Vec<i64>, Rc<HashMap<i64, Key>>>,
+    /// Of policies.
+    listed: HashMap<i64, Rc<Vec<PolicyKey>>>,
+}
+
+thread_local! {
+    static KNOWN: RefCell<Known> = RefCell::default();
+}
+
+fn with_known<T>(f: impl FnOnce(&mut Known) -> T) -> T {
+    let epoch = revocation::epoch();
+    KNOWN.with_borrow_mut(|known| {
+        if known.epoch != epoch {
+            *known = Known { epoch, ..Known::default() };
+        }
+        f(known)
+    })
+}
+
+/// Keys by id. Unknown ids, and keys of algorithms that this version does not implement, are missing from the answer.
+pub(crate) fn keys(ids: Vec<i64>) -> Result<Rc<HashMap<i64, Key>>, Failure> {
+    if let Some(keys) = with_known(|known| known.keys.get(&ids).cloned()) {
+        return Ok(keys);
+    }
+    let (keys, _) = settled(|| owner::reading_now(|| key::by_ids(&ids)))?;
+    let keys = Rc::new(keys);
+    with_known(|known| {
+        if known.keys.len() >= SETS {
+            known.keys.clear();
+        }
+        known.keys.insert(ids, Rc::clone(&keys));
+    });
+    Ok(keys)
+}
+
+/// The keys of a policy, in no order.
+pub(crate) fn listed(policy: i64) -> Result<Rc<Vec<PolicyKey>>, Failure> {
+    if let Some(listed) = with_known(|known| known.listed.get(&policy).cloned()) {
+        return Ok(listed);
+    }
+    let (listed, _) = settled(|| owner::reading_now(|| key::by_policy(policy)))?;
+    let listed = Rc::new(listed);
+    // A suspension ends by the clock, and nobody tells.
+    if !listed.iter().any(|pk| pk.key.provider_suspended) {
+        with_known(|known| known.listed.insert(policy, Rc::clone(&listed)));
+    }
+    Ok(listed)
+}
