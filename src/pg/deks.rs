@@ -67,11 +67,6 @@ pub(crate) fn policy(name: &str) -> Result<Rc<Policy>, Failure> {
     Ok(policy)
 }
 
-/// A policy by name, as it is now.
-pub(crate) fn policy_now(name: &str) -> Result<Policy, Failure> {
-    owner::reading_now(|| policy::by_name(name))
-}
-
 /// A policy by id, as it is now.
 pub(crate) fn policy_by_id(id: i64) -> Result<Policy, Failure> {
     owner::reading_now(|| policy::by_ids(&[id])?.remove(&id).ok_or_else(|| Failure::internal("policy")))

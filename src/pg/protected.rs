@@ -30,6 +30,7 @@ pub(crate) struct Column {
 pub(crate) struct Index {
     /// Of the HMAC, in each entry.
     pub(crate) bytes: usize,
+    pub(crate) is_unique: bool,
     pub(crate) normalisation: Normalisation,
     /// Of new entries.
     pub(crate) generation: u8,
@@ -90,6 +91,7 @@ fn made_of(uuid: &[u8; 16], row: &rows::ColumnRow, policy: Rc<Policy>) -> Result
     let index = match (row.index_bytes, row.index_normalisation.as_deref().and_then(Normalisation::from_name)) {
         (Some(bytes), Some(normalisation)) => Some(Index {
             bytes: usize::try_from(bytes).map_err(Failure::internal)?,
+            is_unique: row.index_is_unique,
             normalisation,
             generation: generation(row.index_generation)?,
             old_generation: row.index_old_generation.map(generation).transpose()?,

@@ -37,9 +37,14 @@ pub(crate) fn rotate_dek(wrapper: Uuid) -> Result<[u8; 16], Failure> {
 pub(crate) fn rotate_index(relation: pg_sys::Oid, name: &str) -> Result<i16, Failure> {
     let column = protected::column(&protected::by_name(relation, name)?)?;
     grants::require(column.policy.id, &column.policy.name, Privilege::Manage)?;
-    if column.index.is_none() {
+    let Some(index) = &column.index else {
         let hint = "Protect it with blind_index => 'index' or 'unique'.";
         return Err(Failure::state(format!("column \"{name}\" has no blind index"), hint));
+    };
+    if index.is_unique {
+        // Equal values have different entries in two generations: duplicates would pass.
+        let hint = "kw_unprotect_column() and kw_protect_column() give the column another key.";
+        return Err(Failure::state(format!("the blind index of column \"{name}\" is unique and cannot have two generations"), hint));
     }
     owner::as_owner(|| rows::next_generation(Uuid::from_bytes(column.uuid)))?.ok_or_else(|| {
         let hint = "CALL kms_wrap.kw_encrypt_column() finishes the one before. There are 255 generations at most.";

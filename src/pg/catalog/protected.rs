@@ -7,6 +7,7 @@ use crate::pg::{
 use pgrx::{Uuid, pg_sys};
 
 /// A row of protected_columns.
+#[allow(clippy::struct_excessive_bools)] // columns of a table
 pub(crate) struct ColumnRow {
     pub(crate) policy_id: i64,
     pub(crate) has_tenant: bool,
@@ -14,13 +15,15 @@ pub(crate) struct ColumnRow {
     pub(crate) is_text: bool,
     pub(crate) is_encrypting: bool,
     pub(crate) index_bytes: Option<i16>,
+    pub(crate) index_is_unique: bool,
     pub(crate) index_normalisation: Option<String>,
     pub(crate) index_generation: i16,
     pub(crate) index_old_generation: Option<i16>,
 }
 
 const COLUMN: &str = "SELECT policy_id, tenant_column IS NOT NULL, original_type, storage OPERATOR(pg_catalog.=) 'text',
-            status OPERATOR(pg_catalog.=) 'encrypting', index_bytes, index_normalisation, index_generation, index_old_generation
+            status OPERATOR(pg_catalog.=) 'encrypting', index_bytes, COALESCE(index_unique, false), index_normalisation,
+            index_generation, index_old_generation
      FROM kms_wrap.protected_columns WHERE column_uuid OPERATOR(pg_catalog.=) $1";
 
 /// A column by its uuid.
@@ -33,6 +36,7 @@ pub(crate) fn column(uuid: Uuid) -> Result<ColumnRow, Failure> {
             is_text: row.next()?,
             is_encrypting: row.next()?,
             index_bytes: row.opt()?,
+            index_is_unique: row.next()?,
             index_normalisation: row.opt()?,
             index_generation: row.next()?,
             index_old_generation: row.opt()?,
