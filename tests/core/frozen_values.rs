@@ -96,8 +96,8 @@ fn check_value(v: &Value) {
     assert_eq!(message_key, array(v, "message_key"), "{what}");
     let aad = sealer::aad(&head, &context);
     assert_eq!(aad, bytes(v, "aad"), "{what}");
-    let content = aead::gcm_open(&message_key, &head.gcm_nonce(), &aad, &[ciphertext, tag].concat()).unwrap();
-    assert_eq!(content.as_slice(), bytes(v, "content"), "{what}");
+    let decrypted = aead::gcm_open(&message_key, &head.gcm_nonce(), &aad, &[ciphertext, tag].concat()).unwrap();
+    assert_eq!(decrypted.as_slice(), bytes(v, "content"), "{what}");
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn describe(description: &str, sealer: &mut Sealer, context: &Value, plaintext: 
     let value_key = value_key(&sealer.dek, &sealer.wrapper);
     let message_key = message_key(&value_key, &head.prefix());
     let aad = sealer::aad(&head, &value_context);
-    let content = aead::gcm_open(&message_key, &head.gcm_nonce(), &aad, &[ciphertext, tag].concat()).unwrap();
+    let decrypted = aead::gcm_open(&message_key, &head.gcm_nonce(), &aad, &[ciphertext, tag].concat()).unwrap();
     json!({
         "description": description,
         "dek": hex::encode(&sealer.dek),
@@ -222,7 +222,7 @@ fn describe(description: &str, sealer: &mut Sealer, context: &Value, plaintext: 
         "value_context": hex::encode(value_context.as_bytes()),
         "padded": pad_to.is_some(),
         "plaintext": hex::encode(plaintext),
-        "content": hex::encode(content),
+        "content": hex::encode(decrypted),
         "value_key": hex::encode(value_key),
         "message_key": hex::encode(message_key),
         "aad": hex::encode(aad),
@@ -254,11 +254,14 @@ fn scopes() -> Vec<Value> {
         .into()
 }
 
+/// DEK, generation, type, normalisation, value, length of the entry.
+type IndexCase<'a> = (&'a [u8], u8, &'a str, &'a str, &'a [u8], u8);
+
 fn blind_index() -> Vec<Value> {
     let mut entropy = Stream::new("blind index");
     let [short, long] = [entropy.bytes(32), entropy.bytes(64)];
     let column = hex::encode(Stream::new("column").bytes(16));
-    let entries: [(&[u8], u8, &str, &str, &[u8], u8); 10] = [
+    let entries: [IndexCase<'_>; 10] = [
         (&short, 1, "text", "none", b"ada@example.com", 16),
         (&short, 2, "text", "none", b"ada@example.com", 16),
         (&short, 1, "bytea", "none", b"ada@example.com", 16),

@@ -258,7 +258,8 @@ fn values() -> Vec<Entry<Result<(), Error>>> {
         text("armour_space_before", format!(" {one_text}")),
         text("armour_standard_alphabet", one_text.replace('-', "+").replace('_', "/")),
         text("armour_bits_left_over", format!("{}{}", &one_text[..one_text.len() - 1], next_character(&one_text))),
-        text("armour_prefix_upper_case", one_text.replace("kw1.", "KW1.")),
+        // Without armour it is read as raw bytes, like any other.
+        other("armour_prefix_upper_case", one_text.replace("kw1.", "KW1.").into_bytes(), UnsupportedVersion(b'1')),
         text("armour_prefix_2", one_text.replace("kw1.", "kw2.")),
         text("armour_twice", format!("kw1.{one_text}")),
         text("armour_nul", format!("{one_text}\0")),

@@ -33,7 +33,9 @@ pub fn free(json: &serde_json::Value) -> ValueContext {
 pub fn column(column: &[u8; 16], keys: &[&[u8]]) -> ValueContext {
     let mut context = ValueContext::default();
     context.begin_column(column, u8::try_from(keys.len()).unwrap());
-    keys.iter().for_each(|key| context.push(key));
+    for key in keys {
+        context.push(key);
+    }
     context
 }
 
@@ -73,13 +75,13 @@ impl Sealer {
         self.seal_as(&value::pad(plaintext, pad_to), true, context)
     }
 
-    /// `content` is a plaintext with what padding the test wants, and `padded` what the head claims.
-    pub fn seal_as(&mut self, content: &[u8], padded: bool, context: &ValueContext) -> Vec<u8> {
+    /// `bytes` is a plaintext with what padding the test wants, and `is_padded` what the head claims.
+    pub fn seal_as(&mut self, bytes: &[u8], is_padded: bool, context: &ValueContext) -> Vec<u8> {
         let counter = self.run.next_nonce().unwrap();
-        let head = Head::new(&self.wrapper, padded, self.run.prefix(), &counter);
+        let head = Head::new(&self.wrapper, is_padded, self.run.prefix(), &counter);
         let key = ValueKey::derive(&dek(&self.dek), &self.wrapper).unwrap().message_key(self.run.prefix());
-        let mut ciphertext = vec![0; content.len()];
-        let tag = key.seal(&counter, &aad(&head, context), content, &mut ciphertext).unwrap();
+        let mut ciphertext = vec![0; bytes.len()];
+        let tag = key.seal(&counter, &aad(&head, context), bytes, &mut ciphertext).unwrap();
         [head.as_bytes(), ciphertext.as_slice(), &tag].concat()
     }
 
