@@ -83,13 +83,14 @@ impl IndexKey {
     }
 }
 
-/// A value as it is hashed. Text that is not valid UTF-8 (a database of another encoding) stays as it is but for ASCII letters.
+/// A text as it is hashed. In a database of another encoding than UTF-8 only ASCII letters change.
 #[must_use]
-pub fn normalise(normalisation: Normalisation, text: &[u8]) -> zeroize::Zeroizing<Vec<u8>> {
-    zeroize::Zeroizing::new(match (normalisation, std::str::from_utf8(text)) {
+pub fn normalise(normalisation: Normalisation, text: &[u8], is_utf8: bool) -> zeroize::Zeroizing<Vec<u8>> {
+    let characters = if is_utf8 { std::str::from_utf8(text).ok() } else { None };
+    zeroize::Zeroizing::new(match (normalisation, characters) {
         (Normalisation::None, _) => text.to_vec(),
-        (Normalisation::Lower, Ok(text)) => text.trim().to_lowercase().into_bytes(),
-        (Normalisation::Lower, Err(_)) => text.trim_ascii().to_ascii_lowercase(),
+        (Normalisation::Lower, Some(text)) => text.trim().to_lowercase().into_bytes(),
+        (Normalisation::Lower, None) => text.trim_ascii().to_ascii_lowercase(),
     })
 }
 
@@ -115,8 +116,9 @@ mod tests {
 
     #[test]
     fn lower_trims_and_folds_case() {
-        assert_eq!(&**normalise(Normalisation::Lower, " ÄbC\t".as_bytes()), "äbc".as_bytes());
-        assert_eq!(&**normalise(Normalisation::None, b" A "), b" A ");
-        assert_eq!(&**normalise(Normalisation::Lower, b" A\xff"), b"a\xff");
+        assert_eq!(&**normalise(Normalisation::Lower, " ÄbC\t".as_bytes(), true), "äbc".as_bytes());
+        assert_eq!(&**normalise(Normalisation::None, b" A ", true), b" A ");
+        assert_eq!(&**normalise(Normalisation::Lower, b" A\xff", true), b"a\xff");
+        assert_eq!(&**normalise(Normalisation::Lower, " ÄB ".as_bytes(), false), "Äb".as_bytes());
     }
 }

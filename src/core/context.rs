@@ -55,6 +55,12 @@ impl Context {
         self.0.is_empty()
     }
 
+    /// Whether it has a pair of this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// The pairs of these names, of those that there are.
     #[must_use]
     pub fn only(&self, names: &[String]) -> Self {

@@ -25,18 +25,23 @@ impl CallerContext {
     }
 
     /// What a wrapper of a policy's values is bound to.
-    pub(crate) fn scope(&self, policy: &Policy) -> [u8; 32] {
+    pub(crate) fn scope(&self, policy: &Policy) -> Result<[u8; 32], Failure> {
         let mut scopes = self.scopes.borrow_mut();
         let epoch = revocation::epoch();
         if scopes.0 != epoch {
             *scopes = (epoch, Vec::new());
         }
         if let Some((_, scope)) = scopes.1.iter().find(|(id, _)| *id == policy.id) {
-            return *scope;
+            return Ok(*scope);
+        }
+        // Without one of them another DEK would be chosen than the caller means.
+        if let Some(missing) = policy.dek_scope.iter().find(|name| !self.context.has(name)) {
+            let limit = format!("Policy \"{}\" chooses the DEK by these pairs: {}.", policy.name, policy.dek_scope.join(", "));
+            return Err(Failure::bad_argument(format!("argument \"context\" lacks \"{missing}\""), limit));
         }
         let scope = scope::of_context(&self.context, &policy.dek_scope);
         scopes.1.push((policy.id, scope));
-        scope
+        Ok(scope)
     }
 }
 

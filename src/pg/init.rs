@@ -1,6 +1,7 @@
-//! What happens when the library is loaded: settings are defined and, under shared_preload_libraries, the worker is registered. No I/O, no keys.
+//! What happens when the library is loaded: settings are defined, DISCARD ALL is listened to and, under
+//! shared_preload_libraries, the worker is registered. No I/O, no keys.
 
-use super::{gucs, worker};
+use super::{discard, gucs, worker};
 use pgrx::{pg_guard, pg_sys};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,6 +22,7 @@ pub extern "C-unwind" fn _PG_init() {
     }
     PRELOADED.store(preloading, Ordering::Relaxed);
     gucs::init(preloading);
+    discard::listen();
     if preloading {
         worker::register();
     }

@@ -17,6 +17,7 @@ mod catalog;
 mod contexts;
 mod deks;
 mod describe;
+mod discard;
 mod fn_index;
 mod fn_jobs;
 mod fn_protected;

@@ -203,7 +203,7 @@ pub(crate) fn entry_with(
 ) -> Result<Vec<u8>, Failure> {
     let scope = scope::of_index(&column.uuid, generation);
     let (kind, normalised) = if column.is_text {
-        (ValueType::Text, normalise(index.normalisation, value))
+        (ValueType::Text, normalise(index.normalisation, value, values::is_utf8()))
     } else {
         (ValueType::Bytea, Zeroizing::new(value.to_vec()))
     };

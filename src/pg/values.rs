@@ -30,6 +30,13 @@ pub(crate) enum Form {
     Armoured,
 }
 
+/// Whether text of this database is UTF-8.
+#[allow(unsafe_code)]
+pub(crate) fn is_utf8() -> bool {
+    // SAFETY: reads a variable of this process.
+    unsafe { pgrx::pg_sys::GetDatabaseEncoding() == pgrx::pg_sys::pg_enc::PG_UTF8.cast_signed() }
+}
+
 /// Characters of a text.
 #[allow(unsafe_code)]
 pub(crate) fn chars(text: &[u8]) -> Result<usize, Failure> {
@@ -122,7 +129,7 @@ pub(crate) fn encrypt(
     let policy = deks::policy(policy)?;
     grants::require(policy.id, &policy.name, Privilege::Encrypt)?;
     check_enabled(&policy)?;
-    let scope = context.scope(&policy);
+    let scope = context.scope(&policy)?;
     let wrapper = deks::current_or_new(&Scope { policy: &policy, ctx_sha256: scope, column: None })?;
     deks::with_dek(&wrapper, Privilege::Encrypt, |entry| {
         check_bound(entry, &scope)?;
@@ -154,7 +161,7 @@ pub(crate) fn decrypt(envelope: &Envelope<'_>, context: &CallerContext) -> Resul
 
 /// A wrapper of kw_wrap_dek wants the whole context that it was made with, one of a policy's values the pairs that chose it.
 fn check_caller_bound(entry: &Entry, context: &CallerContext) -> Result<(), Failure> {
-    if entry.is_callers { check_bound(entry, &context.sha256) } else { check_bound(entry, &context.scope(&entry.policy)) }
+    if entry.is_callers { check_bound(entry, &context.sha256) } else { check_bound(entry, &context.scope(&entry.policy)?) }
 }
 
 /// A DEK serves only what its wrapper was made for.

@@ -67,7 +67,8 @@ fn every_byte_flipped_in_every_way() {
             bytes[at] ^= mask;
             let expected = match at {
                 0 | 1 => NotAnEnvelope,
-                2 => UnsupportedVersion(bytes[2]),
+                2 if (2..16).contains(&bytes[2]) => UnsupportedVersion(bytes[2]),
+                2 => NotAnEnvelope,
                 // The flag alone is a cipher that is known.
                 3 if mask != 0x80 => UnsupportedCipher(bytes[3]),
                 3 if raw.len() == OVERHEAD => NotAnEnvelope,
@@ -107,7 +108,9 @@ fn versions_and_ciphers_that_are_not_known() {
     let raw = sealer.seal(b"value", &row());
     for n in 0..=u8::MAX {
         let with = |at: usize| Envelope::parse(&[&raw[..at], &[n], &raw[at + 1..]].concat()).map(|_| ());
-        assert_eq!(with(2), if n == 1 { Ok(()) } else { Err(UnsupportedVersion(n)) });
+        // Plain bytes may begin with the magic, so only the next few versions are taken for one.
+        let version = if (2..16).contains(&n) { UnsupportedVersion(n) } else { NotAnEnvelope };
+        assert_eq!(with(2), if n == 1 { Ok(()) } else { Err(version) });
         assert_eq!(with(3), if n & 0x7f == 1 { Ok(()) } else { Err(UnsupportedCipher(n)) });
     }
 }
