@@ -28,3 +28,6 @@ COMMENT ON COLUMN kms_wrap.protected_columns.unknown_envelopes IS
     'Values stored as they came under session_replication_role = replica, because no wrapper here opens them.';
 COMMENT ON COLUMN kms_wrap.protected_columns.created_at IS 'When the column was protected.';
 COMMENT ON COLUMN kms_wrap.protected_columns.finished_at IS 'When the status became protected.';
+
+COMMENT ON VIEW kms_wrap.kw_protected_columns IS
+    'Protected columns under today''s names; relation is NULL when the table is gone. percent: of the rows from before. trigger_state: always, or missing or not always when new values may come in plain, on any partition. is_validated: proved that every value is encrypted. has_copies: other tables have the column''s constraint too.';

@@ -55,6 +55,37 @@ COMMENT ON FUNCTION kms_wrap.kw_jobs_wait IS
     'Seconds until a running campaign''s jobs may be claimable: 0 or more, NULL if none is due soon. A step of kw_run_jobs.';
 COMMENT ON PROCEDURE kms_wrap.kw_run_jobs IS
     'Does rewrap jobs in batches of batch_size, each in transactions of its own, until none is due or max_batches are done; waits for a rate limit. Not inside a transaction block (2D000). 22023.';
+COMMENT ON FUNCTION kms_wrap.kw_protect_column IS
+    'Encrypts a column from now on: values that are written, by a trigger; those that are there, by kw_encrypt_column() afterwards. Makes a decrypting view and, if asked, a blind index. For the table''s owner, with encrypt on the policy; dry_run says what it would do and what is in the way. 22004, 22023 table, type or argument, 42501, 42701, 42703, 42704 policy, 42710 protected already, 42P07 view exists, 55000 no primary key or dependents.';
+COMMENT ON PROCEDURE kms_wrap.kw_encrypt_column IS
+    'Encrypts the values of a protected column that are still plain, in batches of batch_size rows with a commit each, going on where an earlier call stopped; then proves that none is left and, with rewrite, rewrites the table under an exclusive lock so that dead rows are gone. Waits at most max_wait for others'' locks and snapshots. Not inside a transaction block (2D000). 22004, 22023, 42501, 55000 not protected, trigger disabled or rows locked.';
+COMMENT ON FUNCTION kms_wrap.kw_unprotect_column IS
+    'Gives a column back as it was, decrypted and of its old type, in one transaction that rewrites the table under an exclusive lock. For the table''s owner, with decrypt on the policy. 22004, 39000, 42501, 55000 not protected or dependents.';
+COMMENT ON FUNCTION kms_wrap.kw_column_tables IS 'The table, and its partitions of every level if it has some.';
+COMMENT ON FUNCTION kms_wrap.kw_column_check_table IS 'Refuses tables whose columns cannot be protected (22023) or that are another''s (42501). A step of kw_protect_column.';
+COMMENT ON FUNCTION kms_wrap.kw_column_check_type IS 'Refuses columns that cannot be protected (22023, 42703). A step of kw_protect_column.';
+COMMENT ON FUNCTION kms_wrap.kw_column_row_key IS
+    'Names of the columns that values are bound to: those of the primary key, then the tenant column. 22023 a type with several byte forms, 42703, 55000 no primary key.';
+COMMENT ON FUNCTION kms_wrap.kw_column_obstacles IS 'What depends on a column and could not work on encrypted values, and what to do about each. A step of kw_protect_column.';
+COMMENT ON FUNCTION kms_wrap.kw_column_view_text IS 'The statement that makes the decrypting view of a table; NULL if no column is protected. A step of kw_protect_column.';
+COMMENT ON FUNCTION kms_wrap.kw_column_view_keep IS 'Statements that give a view made anew its owner, rights and comments. A step of kw_protect_column.';
+COMMENT ON FUNCTION kms_wrap.kw_column_derived_name IS 'A name and a suffix, cut to fit 63 bytes. A step of kw_protect_column.';
+COMMENT ON FUNCTION kms_wrap.kw_column_check_index IS 'Refuses wrong arguments of a blind index (22004, 22023, 42701). A step of kw_protect_column.';
+COMMENT ON FUNCTION kms_wrap.kw_column_size IS 'Rows of a table, its bytes, and an estimate of its bytes once a column is encrypted. A step of kw_protect_column.';
+COMMENT ON FUNCTION kms_wrap.kw_column_plan IS 'State of a protected column and the statements that encrypt its rows. A step of kw_encrypt_column.';
+COMMENT ON FUNCTION kms_wrap.kw_column_rewrites IS 'Statements that rewrite a table, one row for each partition. A step of kw_encrypt_column.';
+COMMENT ON FUNCTION kms_wrap.kw_column_check_rights IS 'Fails unless the caller owns the table (42501) and has encrypt on the policy (42501, 42704).';
+COMMENT ON FUNCTION kms_wrap.kw_column_register IS 'Writes the row of a column in protected_columns and returns its uuid. A step of kw_protect_column; needs ownership and encrypt.';
+COMMENT ON FUNCTION kms_wrap.kw_column_lookup IS
+    'Protected columns of a table of the caller''s, found by the constraints on it. 42501, 55000 a copy of another table''s definition.';
+COMMENT ON FUNCTION kms_wrap.kw_column_progress IS
+    'Records how far kw_encrypt_column is; a status only when the validated constraint proves it (55000). Needs ownership and encrypt.';
+COMMENT ON FUNCTION kms_wrap.kw_column_unregister IS
+    'Removes the row of a column of which no table has the constraint any more (55000), as after DROP TABLE. Needs decrypt on its policy. A step of kw_unprotect_column.';
+COMMENT ON FUNCTION kms_wrap.kw_column_drop_statistics IS 'Removes the statistics of a column, which hold its most common values. Needs ownership.';
+COMMENT ON FUNCTION kms_wrap.kw_column_no_block IS 'Fails inside a transaction block (2D000). A step of kw_encrypt_column.';
+COMMENT ON FUNCTION kms_wrap.kw_column_is_past IS
+    'Whether nothing can see rows of a table any more that were dead before a transaction. A step of kw_encrypt_column.';
 
 -- Their statements are short and always the same: planning them again, or compiling them, costs more than it saves.
 ALTER FUNCTION kms_wrap.kw_wrap_dek SET plan_cache_mode = force_generic_plan;
@@ -63,6 +94,9 @@ ALTER FUNCTION kms_wrap.kw_jobs_work SET plan_cache_mode = force_generic_plan;
 ALTER FUNCTION kms_wrap.kw_jobs_work SET jit = off;
 ALTER FUNCTION kms_wrap.kw_schedule_rewrap SET jit = off;
 ALTER FUNCTION kms_wrap.kw_verify SET jit = off;
+ALTER FUNCTION kms_wrap.kw_column_lookup SET jit = off;
+ALTER FUNCTION kms_wrap.kw_column_progress SET jit = off;
+ALTER FUNCTION kms_wrap.kw_column_obstacles SET jit = off;
 -- Statistics from before a campaign know of no open job, and make reading and sorting all of them for each batch look cheap.
 ALTER FUNCTION kms_wrap.kw_jobs_claim SET plan_cache_mode = force_generic_plan;
 ALTER FUNCTION kms_wrap.kw_jobs_claim SET jit = off;

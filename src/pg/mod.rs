@@ -14,10 +14,12 @@
 
 mod cache;
 mod catalog;
+mod columns;
 mod contexts;
 mod deks;
 mod describe;
 mod discard;
+mod fn_columns;
 mod fn_index;
 mod fn_jobs;
 mod fn_protected;

@@ -66,6 +66,18 @@ impl Failure {
             .detail(format!("It needs the privilege \"{privilege}\", which kms_wrap.kw_grant() gives."))
     }
 
+    /// 42501: only the table's owner may.
+    pub(crate) fn not_owner(table: &str) -> Self {
+        Self::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("must be owner of table {table}"))
+    }
+
+    /// 2D000: a procedure that commits, where it can't.
+    pub(crate) fn in_block(procedure: &str) -> Self {
+        Self::new(PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_TERMINATION, format!("{procedure} cannot run inside a transaction block"))
+            .detail("It commits after each batch.")
+            .hint("CALL it as a statement of its own, without BEGIN.")
+    }
+
     /// 25006: a standby writes nothing.
     pub(crate) fn read_only() -> Self {
         Self::new(PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, "cannot write wrappers, keys or jobs during recovery")

@@ -12,11 +12,55 @@ use super::{
 use pgrx::{Spi, pg_sys};
 use std::{collections::BTreeSet, ffi::CStr};
 
+/// With what kw_protect_column and kw_encrypt_column call in their caller's name.
+const ENCRYPT: &[&str] = &[
+    "kw_encrypt",
+    "kw_encrypt_text",
+    "kw_wrap_dek",
+    "kw_seal_column",
+    "kw_protect_column",
+    "kw_encrypt_column",
+    "kw_column_check_index",
+    "kw_column_check_rights",
+    "kw_column_check_table",
+    "kw_column_check_type",
+    "kw_column_derived_name",
+    "kw_column_drop_statistics",
+    "kw_column_is_past",
+    "kw_column_lookup",
+    "kw_column_no_block",
+    "kw_column_obstacles",
+    "kw_column_plan",
+    "kw_column_progress",
+    "kw_column_register",
+    "kw_column_rewrites",
+    "kw_column_row_key",
+    "kw_column_size",
+    "kw_column_tables",
+    "kw_column_view_keep",
+    "kw_column_view_text",
+];
+
+/// With what kw_unprotect_column calls in its caller's name.
+const DECRYPT: &[&str] = &[
+    "kw_decrypt",
+    "kw_decrypt_text",
+    "kw_unprotect_column",
+    "kw_column_check_table",
+    "kw_column_lookup",
+    "kw_column_obstacles",
+    "kw_column_row_key",
+    "kw_column_tables",
+    "kw_column_unregister",
+    "kw_column_view_keep",
+    "kw_column_view_text",
+];
+
 /// Functions and procedures of a privilege.
 fn routines(privilege: Privilege) -> &'static [&'static str] {
     match privilege {
-        Privilege::Encrypt => &["kw_encrypt", "kw_encrypt_text", "kw_wrap_dek", "kw_seal_column"],
-        Privilege::Decrypt => &["kw_decrypt", "kw_decrypt_text", "kw_open_column", "kw_open_column_text"],
+        Privilege::Encrypt => ENCRYPT,
+        Privilege::Decrypt => DECRYPT,
         Privilege::Unwrap => &["kw_unwrap"],
         Privilege::Import => &["kw_wrap_dek"],
         Privilege::Index => &["kw_blind_index", "kw_blind_index_bytea"],

@@ -1,6 +1,7 @@
 //! Every statement that the extension sends to its own tables, and the rows that come back. Nothing else in the crate holds SQL on tables.
 
 pub(crate) mod campaign;
+pub(crate) mod column;
 pub(crate) mod grant;
 pub(crate) mod job;
 pub(crate) mod key;

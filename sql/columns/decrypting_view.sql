@@ -1,0 +1,76 @@
+-- The view that shows a table with its protected columns decrypted. It is made anew when another column is protected or given back.
+
+CREATE FUNCTION kms_wrap.kw_column_view_text(relation regclass, view_schema name, view_name name) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    shown record;
+    arguments text;
+    expressions text[] := '{}';
+    plain text[] := '{}';
+BEGIN
+    FOR shown IN
+        SELECT a.attname, l.column_uuid, l.storage, l.original_type, l.tenant_column,
+            CASE WHEN a.attcollation <> 0 THEN format('%I.%I', n.nspname, o.collname) END AS collation_name,
+            -- Arguments of several collations would leave the result without one.
+            a.attcollation <> 'pg_catalog."default"'::regcollation OR EXISTS (
+                SELECT FROM pg_attribute k
+                WHERE k.attrelid = relation AND k.attcollation NOT IN (0, 'pg_catalog."default"'::regcollation)
+                    AND k.attname = ANY (kms_wrap.kw_column_row_key(relation, a.attname, l.tenant_column))
+            ) AS needs_collation
+        FROM pg_attribute a
+        LEFT JOIN kms_wrap.kw_column_lookup(relation) l ON l.column_name = a.attname
+        LEFT JOIN pg_collation o ON o.oid = a.attcollation
+        LEFT JOIN pg_namespace n ON n.oid = o.collnamespace
+        WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+            AND a.attname NOT IN (SELECT x.index_column FROM kms_wrap.kw_column_lookup(relation) x WHERE x.index_column IS NOT NULL)
+        ORDER BY a.attnum
+    LOOP
+        IF shown.column_uuid IS NULL THEN
+            expressions := expressions || format('t.%I', shown.attname);
+            CONTINUE;
+        END IF;
+        SELECT string_agg(format('t.%I', k), ', ' ORDER BY n) INTO arguments
+        FROM unnest(kms_wrap.kw_column_row_key(relation, shown.attname, shown.tenant_column)) WITH ORDINALITY u (k, n);
+        expressions := expressions || CASE shown.storage
+            WHEN 'bytea' THEN format('kms_wrap.kw_open_column(%L, t.%I, %s) AS %2$I', shown.column_uuid, shown.attname, arguments)
+            ELSE format('(kms_wrap.kw_open_column_text(%L, t.%I, %s)%s)::%s AS %2$I', shown.column_uuid, shown.attname, arguments,
+                        CASE WHEN shown.needs_collation THEN ' COLLATE ' || shown.collation_name ELSE '' END, shown.original_type)
+        END;
+        plain := plain || format('CASE WHEN NOT kms_wrap.kw_is_sealed(t.%I) THEN %L END', shown.attname, shown.attname);
+    END LOOP;
+    IF plain = '{}' THEN
+        RETURN NULL;
+    END IF;
+    expressions := expressions || format('array_remove(ARRAY[%s]::text[], NULL) AS kw_plain_columns', array_to_string(plain, ', '));
+    RETURN format(E'CREATE VIEW %I.%I WITH (security_barrier = true, security_invoker = true) AS\nSELECT %s\nFROM %s t',
+                  view_schema, view_name, array_to_string(expressions, E',\n    '), relation);
+END
+$function$;
+
+-- What DROP VIEW loses and a new view of that name needs again: owner, rights and comments, as statements.
+CREATE FUNCTION kms_wrap.kw_column_view_keep(decrypting_view regclass) RETURNS text[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT array_agg(k.statement ORDER BY k.place, k.statement) FILTER (WHERE k.statement IS NOT NULL)
+    FROM pg_class v
+    CROSS JOIN LATERAL (
+        SELECT 1, format('ALTER VIEW %s OWNER TO %I', v.oid::regclass, pg_get_userbyid(v.relowner))
+        WHERE v.relowner <> current_user::regrole
+        UNION ALL
+        SELECT 2, format('GRANT %s ON %s TO %s%s', a.privilege_type, v.oid::regclass,
+                         CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
+                         CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+        FROM aclexplode(v.relacl) a WHERE a.grantee <> v.relowner
+        UNION ALL
+        SELECT 2, format('GRANT %s (%I) ON %s TO %s%s', a.privilege_type, c.attname, v.oid::regclass,
+                         CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
+                         CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+        FROM pg_attribute c CROSS JOIN LATERAL aclexplode(c.attacl) a WHERE c.attrelid = v.oid AND a.grantee <> v.relowner
+        UNION ALL
+        SELECT 3, format('COMMENT ON VIEW %s IS %L', v.oid::regclass, obj_description(v.oid, 'pg_class'))
+        WHERE obj_description(v.oid, 'pg_class') IS NOT NULL
+        UNION ALL
+        SELECT 3, format('COMMENT ON COLUMN %s.%I IS %L', v.oid::regclass, c.attname, col_description(v.oid, c.attnum))
+        FROM pg_attribute c WHERE c.attrelid = v.oid AND c.attnum > 0 AND col_description(v.oid, c.attnum) IS NOT NULL
+    ) k (place, statement)
+    WHERE v.oid = decrypting_view
+$function$;

@@ -1,0 +1,253 @@
+-- Encrypting the rows that were there before a column was protected, and moving values to a new data key.
+
+-- The statements of a run, and where the last one stopped. Their names and operators are all qualified: they run with the caller's
+-- search_path, which the table's own triggers may need.
+CREATE FUNCTION kms_wrap.kw_column_plan(relation regclass, column_name name)
+RETURNS TABLE (status text, rows_total bigint, rows_done bigint, last_key text[], count_all text, count_todo text, next_key text, seal text, validate text[])
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    found_column record;
+    arguments text;
+    keys text;
+    todo text;
+    plain text;
+    key_texts text;
+    from_key text;
+    upto_key text;
+    match text;
+BEGIN
+    PERFORM kms_wrap.kw_column_check_table(relation);
+    SELECT * INTO found_column FROM kms_wrap.kw_column_lookup(relation, column_name);
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'column "%" of table % is not protected', column_name, relation
+            USING ERRCODE = '55000', HINT = format('Protect it first: SELECT * FROM kms_wrap.kw_protect_column(%L, %L);', relation, column_name);
+    ELSIF found_column.trigger_state = 'missing' THEN
+        RAISE EXCEPTION 'the seal trigger of column "%" of table % is missing', column_name, relation
+            USING ERRCODE = '55000', HINT = 'Give the column back with kms_wrap.kw_unprotect_column() and protect it again.';
+    ELSIF found_column.trigger_state <> 'always' THEN
+        RAISE EXCEPTION 'the seal trigger of column "%" of table % is disabled', column_name, relation
+            USING ERRCODE = '55000',
+                  HINT = format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I;', relation, 'zzz_kw_seal_' || left(found_column.column_uuid::text, 8));
+    ELSIF row_security_active(relation) THEN
+        RAISE EXCEPTION 'row-level security hides rows of table %', relation
+            USING ERRCODE = '55000', HINT = format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;', relation);
+    END IF;
+
+    SELECT string_agg(format('t.%I', k), ', ' ORDER BY n) INTO arguments
+    FROM unnest(kms_wrap.kw_column_row_key(relation, column_name, found_column.tenant_column)) WITH ORDINALITY u (k, n);
+    todo := format('(NOT kms_wrap.kw_is_sealed(t.%I))', column_name);
+    plain := format('t.%I', column_name);
+
+    -- Keys travel as text, in the form that doesn't depend on settings: JSON's.
+    SELECT string_agg(format('t.%I', k.attname), ', ' ORDER BY k.n),
+        string_agg(format('pg_catalog.to_jsonb(t.%I) OPERATOR(pg_catalog.#>>) ''{}''', k.attname), ', ' ORDER BY k.n),
+        string_agg(format('($1)[%s]::pg_catalog.%I', k.n, k.typname), ', ' ORDER BY k.n),
+        string_agg(format('($2)[%s]::pg_catalog.%I', k.n, k.typname), ', ' ORDER BY k.n),
+        string_agg(format('t.%1$I OPERATOR(pg_catalog.=) p.%1$I', k.attname), ' AND ' ORDER BY k.n)
+    INTO keys, key_texts, from_key, upto_key, match
+    FROM (
+        WITH RECURSIVE part AS (
+            SELECT u.n, a.attname, a.atttypid
+            FROM pg_index i
+            CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY u (attnum, n)
+            JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
+            WHERE i.indrelid = relation AND i.indisprimary AND i.indisvalid AND u.n <= i.indnkeyatts
+            UNION ALL
+            SELECT p.n, p.attname, y.typbasetype FROM part p JOIN pg_type y ON y.oid = p.atttypid AND y.typtype = 'd'
+        )
+        SELECT p.n, p.attname, y.typname FROM part p JOIN pg_type y ON y.oid = p.atttypid AND y.typtype <> 'd'
+    ) k;
+    from_key := format('($1 IS NULL OR ROW(%s) OPERATOR(pg_catalog.>) ROW(%s))', keys, from_key);
+    upto_key := format('ROW(%s) OPERATOR(pg_catalog.<=) ROW(%s)', keys, upto_key);
+
+    status := found_column.status;
+    rows_total := found_column.rows_total;
+    rows_done := found_column.rows_done;
+    last_key := found_column.last_key;
+    count_all := format('SELECT pg_catalog.count(*) FROM %s t', relation);
+    count_todo := format('SELECT pg_catalog.count(*) FROM %s t WHERE %s', relation, todo);
+    next_key := format(
+        'SELECT s.key, s.n FROM (SELECT ARRAY[%s] AS key, pg_catalog.row_number() OVER (ORDER BY %s) AS n FROM %s t WHERE %s ORDER BY %2$s LIMIT $2) s '
+        'ORDER BY s.n DESC LIMIT 1', key_texts, keys, relation, from_key);
+    -- Rows that somebody else has locked are left for later, so that nobody waits for anybody.
+    seal := format(
+        'UPDATE %1$s t SET %2$I = %3$s FROM (SELECT %4$s FROM %1$s t WHERE %5$s AND %6$s AND %7$s FOR UPDATE SKIP LOCKED) p '
+        'WHERE %8$s AND %5$s AND %6$s', relation, column_name, plain, keys, from_key, upto_key, todo, match);
+    SELECT array_agg(format('ALTER TABLE %s VALIDATE CONSTRAINT %I', relation, c.conname) ORDER BY c.conname) INTO validate
+    FROM pg_constraint c
+    WHERE c.conrelid = relation AND c.contype = 'c' AND NOT c.convalidated
+        AND c.conname IN ('kw_sealed_' || replace(found_column.column_uuid::text, '-', ''),
+                          'kw_index_' || replace(found_column.column_uuid::text, '-', ''),
+                          'kw_tenant_' || replace(found_column.column_uuid::text, '-', ''));
+    RETURN NEXT;
+END
+$function$;
+
+-- How to rewrite each table, for its dead rows still hold plain values: by the index it is clustered on, else the primary key.
+CREATE FUNCTION kms_wrap.kw_column_rewrites(relation regclass) RETURNS TABLE (member regclass, lock_table text, rewrite_table text, clean_up text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT t.member, format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', t.member),
+        format('CLUSTER %s USING %I', t.member, c.relname),
+        CASE WHEN NOT i.indisclustered THEN format('ALTER TABLE %s SET WITHOUT CLUSTER', t.member) END
+    FROM kms_wrap.kw_column_tables(relation) t
+    CROSS JOIN LATERAL (
+        SELECT x.indexrelid, x.indisclustered FROM pg_index x
+        WHERE x.indrelid = t.member AND x.indisvalid AND (x.indisclustered OR x.indisprimary)
+        ORDER BY x.indisclustered DESC LIMIT 1
+    ) i
+    JOIN pg_class c ON c.oid = i.indexrelid
+    WHERE t.is_leaf
+    ORDER BY t.member
+$function$;
+
+CREATE PROCEDURE kms_wrap.kw_encrypt_column(
+    relation pg_catalog.regclass, column_name pg_catalog.name, batch_size integer DEFAULT 1000, rewrite boolean DEFAULT true,
+    max_wait interval DEFAULT '1 min')
+LANGUAGE plpgsql AS $procedure$
+DECLARE
+    argument pg_catalog.text := CASE WHEN relation IS NULL THEN 'relation' WHEN column_name IS NULL THEN 'column_name'
+        WHEN batch_size IS NULL THEN 'batch_size' WHEN rewrite IS NULL THEN 'rewrite' WHEN max_wait IS NULL THEN 'max_wait' END;
+    plan pg_catalog.record;
+    key pg_catalog.text[];
+    upto pg_catalog.text[];
+    walked pg_catalog.int8;
+    sealed pg_catalog.int8;
+    total pg_catalog.int8;
+    done pg_catalog.int8;
+    told pg_catalog.int8;
+    remaining pg_catalog.int8;
+    sealed_in_pass pg_catalog.int8;
+    deadline pg_catalog.timestamptz;
+    statement pg_catalog.text;
+    boundary pg_catalog.int8;
+    members pg_catalog.regclass[];
+    locks pg_catalog.text[];
+    rewrites pg_catalog.text[];
+    clean_ups pg_catalog.text[];
+    is_locked pg_catalog.bool;
+BEGIN
+    IF argument IS NOT NULL THEN
+        RAISE EXCEPTION 'argument "%" must not be null', argument USING ERRCODE = '22004';
+    ELSIF batch_size OPERATOR(pg_catalog.<) 1 OR batch_size OPERATOR(pg_catalog.>) 100000 THEN
+        RAISE EXCEPTION 'invalid value for argument "batch_size"' USING ERRCODE = '22023', DETAIL = 'It must be 1 to 100000.';
+    END IF;
+    PERFORM kms_wrap.kw_column_no_block();
+    SELECT * INTO plan FROM kms_wrap.kw_column_plan(relation, column_name);
+    total := plan.rows_total;
+    done := plan.rows_done;
+    key := plan.last_key;
+    EXECUTE plan.count_todo INTO remaining;
+    IF remaining OPERATOR(pg_catalog.=) 0 AND plan.status OPERATOR(pg_catalog.=) 'protected' THEN
+        RAISE NOTICE 'nothing to do: all values of column "%" of table % are encrypted', column_name, relation;
+        RETURN;
+    END IF;
+    COMMIT;
+
+    WHILE remaining OPERATOR(pg_catalog.>) 0 LOOP
+        IF key IS NULL THEN
+            EXECUTE plan.count_all INTO total;
+            done := 0;
+        END IF;
+        told := done;
+        sealed_in_pass := 0;
+        LOOP
+            EXECUTE plan.next_key INTO upto, walked USING key, batch_size;
+            EXIT WHEN upto IS NULL;
+            EXECUTE plan.seal USING key, upto;
+            GET DIAGNOSTICS sealed = ROW_COUNT;
+            sealed_in_pass := sealed_in_pass OPERATOR(pg_catalog.+) sealed;
+            done := done OPERATOR(pg_catalog.+) walked;
+            key := upto;
+            PERFORM kms_wrap.kw_column_progress(relation, column_name, NULL, total, done, key);
+            COMMIT;
+            IF (done OPERATOR(pg_catalog.-) told) OPERATOR(pg_catalog.>=) (total OPERATOR(pg_catalog./) 10::pg_catalog.int8) THEN
+                told := done;
+                RAISE NOTICE 'gone through % of about % rows', done, total;
+            END IF;
+        END LOOP;
+        key := NULL;
+        PERFORM kms_wrap.kw_column_progress(relation, column_name, NULL, total, done, NULL);
+        COMMIT;
+        -- What was locked is left; no new plain value can come, the trigger sees to that.
+        EXECUTE plan.count_todo INTO remaining;
+        COMMIT;
+        IF remaining OPERATOR(pg_catalog.>) 0 THEN
+            IF sealed_in_pass OPERATOR(pg_catalog.>) 0 THEN
+                deadline := NULL;
+            END IF;
+            deadline := COALESCE(deadline, pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) max_wait);
+            IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>) deadline THEN
+                RAISE EXCEPTION '% values of column "%" of table % could not be encrypted', remaining, column_name, relation
+                    USING ERRCODE = '55000', DETAIL = 'Other sessions hold their rows locked, or a trigger discards the update.',
+                          HINT = 'Call it again when they are done; what is encrypted stays so.';
+            END IF;
+            RAISE NOTICE '% rows were locked, trying again', remaining;
+            PERFORM pg_catalog.pg_sleep(1);
+            COMMIT;
+        END IF;
+    END LOOP;
+
+    IF plan.status OPERATOR(pg_catalog.=) 'protected' THEN
+        RAISE NOTICE 'all values of column "%" of table % are under the current data key', column_name, relation;
+        RETURN;
+    END IF;
+    FOREACH statement IN ARRAY COALESCE(plan.validate, '{}') LOOP
+        EXECUTE statement;
+        COMMIT;
+    END LOOP;
+    IF plan.status OPERATOR(pg_catalog.=) 'encrypting' THEN
+        PERFORM kms_wrap.kw_column_progress(relation, column_name, 'rewriting', total, done, NULL);
+        COMMIT;
+        RAISE NOTICE 'all values of column "%" of table % are encrypted', column_name, relation;
+    END IF;
+    IF NOT rewrite THEN
+        RAISE NOTICE 'table % still holds plain values in dead rows: call kms_wrap.kw_encrypt_column() again to rewrite it', relation;
+        RETURN;
+    END IF;
+
+    RAISE NOTICE 'rewriting table %: nobody can read or write it until that is done', relation;
+    SELECT pg_catalog.array_agg(r.member), pg_catalog.array_agg(r.lock_table), pg_catalog.array_agg(r.rewrite_table), pg_catalog.array_agg(r.clean_up)
+    INTO members, locks, rewrites, clean_ups
+    FROM kms_wrap.kw_column_rewrites(relation) r;
+    -- Every transaction that encrypted a plain value is older than this one.
+    boundary := pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text::pg_catalog.int8;
+    COMMIT;
+    deadline := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) max_wait;
+    FOR i IN 1 .. COALESCE(pg_catalog.array_length(members, 1), 0) LOOP
+        LOOP
+            is_locked := false;
+            -- A rewrite keeps dead rows that an old snapshot can still see.
+            IF kms_wrap.kw_column_is_past(members[i], boundary) THEN
+                -- Waiting longer would make everybody else wait behind it.
+                PERFORM pg_catalog.set_config('lock_timeout', '1s', true);
+                BEGIN
+                    EXECUTE locks[i];
+                    is_locked := true;
+                EXCEPTION WHEN lock_not_available THEN
+                    NULL;
+                END;
+                PERFORM pg_catalog.set_config('lock_timeout', '0', true);
+            END IF;
+            EXIT WHEN is_locked AND kms_wrap.kw_column_is_past(members[i], boundary);
+            COMMIT;
+            IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>) deadline THEN
+                RAISE WARNING 'table % was not rewritten: it still holds plain values in dead rows', members[i]
+                    USING DETAIL = 'Another session, a prepared transaction or a replication slot uses the table or still sees its old rows.',
+                          HINT = 'See pg_stat_activity.backend_xmin, pg_prepared_xacts and pg_replication_slots.xmin, then call kms_wrap.kw_encrypt_column() again.';
+                RETURN;
+            END IF;
+            PERFORM pg_catalog.pg_sleep(0.5);
+            COMMIT;
+        END LOOP;
+        EXECUTE rewrites[i];
+        IF clean_ups[i] IS NOT NULL THEN
+            EXECUTE clean_ups[i];
+        END IF;
+        COMMIT;
+    END LOOP;
+    EXECUTE pg_catalog.format('ANALYZE %s', relation);
+    PERFORM kms_wrap.kw_column_progress(relation, column_name, 'protected', NULL, NULL, NULL);
+    COMMIT;
+    RAISE NOTICE 'column "%" of table % is protected', column_name, relation;
+END
+$procedure$;

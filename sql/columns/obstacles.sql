@@ -1,0 +1,121 @@
+-- What depends on a column and would meet encrypted values instead of the plain ones, or keep a plain copy. column_hex: the column's
+-- uuid as 32 hex digits if it is protected, to leave out what protects it; the decrypting view is replaced by what depends on that.
+CREATE FUNCTION kms_wrap.kw_column_obstacles(relation regclass, column_name name, column_hex text, decrypting_view regclass)
+RETURNS TABLE (object text, remedy text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    found_object record;
+BEGIN
+    FOR found_object IN
+        WITH members AS (
+            SELECT t.member AS relid, a.attnum, c.reltype
+            FROM kms_wrap.kw_column_tables(relation) t
+            JOIN pg_attribute a ON a.attrelid = t.member AND a.attname = column_name AND NOT a.attisdropped
+            JOIN pg_class c ON c.oid = t.member
+        ), dependents AS (
+            SELECT d.classid, d.objid, d.objsubid
+            FROM members m
+            JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = m.relid AND d.refobjsubid = m.attnum
+            UNION
+            SELECT d.classid, d.objid, d.objsubid
+            FROM pg_depend d
+            WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = decrypting_view
+        )
+        -- Of what partitions inherit only the parent's is listed.
+        SELECT d.classid::regclass::text AS catalog, d.objid, d.objsubid, pg_describe_object(d.classid, d.objid, d.objsubid) AS description,
+            r.contype, r.conname, r.conrelid::regclass AS conrelid, i.indexrelid::regclass AS index_name, x.adrelid::regclass AS adrelid,
+            ga.attname AS generated_name, w.ev_class::regclass AS rule_relation, w.rulename, wc.relkind AS rule_relkind,
+            y.polname, y.polrelid::regclass AS polrelid, format('%I.%I', sn.nspname, st.stxname) AS statistics_name, tr.tgname,
+            tr.tgrelid::regclass AS tgrelid, pb.pubname, pr.prrelid::regclass AS prrelid, f.oid::regprocedure AS function_name
+        FROM dependents d
+        LEFT JOIN pg_constraint r ON d.classid = 'pg_constraint'::regclass AND r.oid = d.objid
+        LEFT JOIN pg_index i ON d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND i.indexrelid = d.objid
+        LEFT JOIN pg_attrdef x ON d.classid = 'pg_attrdef'::regclass AND x.oid = d.objid
+        LEFT JOIN pg_attribute ga ON ga.attrelid = x.adrelid AND ga.attnum = x.adnum
+        LEFT JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+        LEFT JOIN pg_class wc ON wc.oid = w.ev_class
+        LEFT JOIN pg_policy y ON d.classid = 'pg_policy'::regclass AND y.oid = d.objid
+        LEFT JOIN pg_statistic_ext st ON d.classid = 'pg_statistic_ext'::regclass AND st.oid = d.objid
+        LEFT JOIN pg_namespace sn ON sn.oid = st.stxnamespace
+        LEFT JOIN pg_trigger tr ON d.classid = 'pg_trigger'::regclass AND tr.oid = d.objid
+        LEFT JOIN pg_publication_rel pr ON d.classid = 'pg_publication_rel'::regclass AND pr.oid = d.objid
+        LEFT JOIN pg_publication pb ON pb.oid = pr.prpubid
+        LEFT JOIN pg_proc f ON d.classid = 'pg_proc'::regclass AND f.oid = d.objid
+        WHERE CASE d.classid::regclass::text
+            WHEN 'pg_constraint' THEN r.contype <> 'n' AND r.coninhcount = 0 AND r.conparentid = 0
+                AND (column_hex IS NULL OR r.conname <> ALL (ARRAY['kw_sealed_' || column_hex, 'kw_index_' || column_hex, 'kw_tenant_' || column_hex]))
+            WHEN 'pg_class' THEN i.indexrelid IS NOT NULL
+                AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid)
+            -- The column's own default is an expression like any other value that is written.
+            WHEN 'pg_attrdef' THEN ga.attname <> column_name AND ga.attislocal
+            WHEN 'pg_rewrite' THEN w.ev_class IS DISTINCT FROM decrypting_view
+            WHEN 'pg_trigger' THEN tr.tgparentid = 0 AND NOT tr.tgisinternal
+            WHEN 'pg_type' THEN false
+            ELSE true
+        END
+        ORDER BY 1, pg_describe_object(d.classid, d.objid, d.objsubid) COLLATE "C"
+    LOOP
+        object := found_object.description;
+        remedy := CASE found_object.catalog
+            WHEN 'pg_constraint' THEN
+                format('ALTER TABLE %s DROP CONSTRAINT %I;', found_object.conrelid, found_object.conname)
+                || CASE found_object.contype WHEN 'u' THEN ' then protect with blind_index => ''unique''' ELSE '' END
+            WHEN 'pg_class' THEN format('DROP INDEX %s; then protect with blind_index => ''index''', found_object.index_name)
+            WHEN 'pg_attrdef' THEN
+                format('ALTER TABLE %s ALTER COLUMN %I DROP EXPRESSION; or drop the column', found_object.adrelid, found_object.generated_name)
+            WHEN 'pg_rewrite' THEN CASE found_object.rule_relkind
+                WHEN 'v' THEN format('DROP VIEW %s; then make it over the decrypting view', found_object.rule_relation)
+                WHEN 'm' THEN format('DROP MATERIALIZED VIEW %s; it keeps plain values', found_object.rule_relation)
+                ELSE format('DROP RULE %I ON %s;', found_object.rulename, found_object.rule_relation)
+            END
+            WHEN 'pg_policy' THEN format('DROP POLICY %I ON %s;', found_object.polname, found_object.polrelid)
+            WHEN 'pg_statistic_ext' THEN format('DROP STATISTICS %s;', found_object.statistics_name)
+            WHEN 'pg_trigger' THEN
+                format('DROP TRIGGER %I ON %s; ', found_object.tgname, found_object.tgrelid)
+                || CASE WHEN found_object.tgrelid = decrypting_view THEN 'then make it again' ELSE 'or make it without naming the column' END
+            WHEN 'pg_publication_rel' THEN
+                format('ALTER PUBLICATION %I DROP TABLE %s; then add it without column list and condition', found_object.pubname, found_object.prrelid)
+            WHEN 'pg_proc' THEN format('DROP FUNCTION %s; or write its body as a string', found_object.function_name)
+            ELSE 'Drop it.'
+        END;
+        RETURN NEXT;
+    END LOOP;
+
+    FOR object IN
+        SELECT DISTINCT format('partition key of table %s', d.objid::regclass)
+        FROM kms_wrap.kw_column_tables(relation) t
+        JOIN pg_attribute a ON a.attrelid = t.member AND a.attname = column_name
+        -- What a table is partitioned by is part of it.
+        JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = t.member AND d.objsubid = a.attnum
+            AND d.refclassid = 'pg_class'::regclass AND d.refobjid = t.member AND d.refobjsubid = 0 AND d.deptype = 'i'
+    LOOP
+        remedy := 'Partition by another column.';
+        RETURN NEXT;
+    END LOOP;
+
+    FOR object, remedy IN
+        SELECT format('column %I of table %s', a.attname, a.attrelid::regclass),
+            format('ALTER TABLE %s DROP COLUMN %I; it keeps whole rows of the table', a.attrelid::regclass, a.attname)
+        FROM kms_wrap.kw_column_tables(relation) t
+        JOIN pg_type y ON y.typrelid = t.member
+        JOIN pg_attribute a ON a.atttypid IN (y.oid, y.typarray) AND NOT a.attisdropped
+        JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'm', 'f')
+        ORDER BY 1
+    LOOP
+        RETURN NEXT;
+    END LOOP;
+
+    IF column_hex IS NOT NULL THEN
+        FOR object, remedy IN
+            SELECT format('table %s', c.conrelid::regclass),
+                format('It holds values of the column that would not open any more: drop it, or ALTER TABLE %s DROP CONSTRAINT %I;', c.conrelid::regclass, c.conname)
+            FROM pg_constraint c
+            WHERE c.conname = 'kw_sealed_' || column_hex AND c.contype = 'c'
+                AND c.conrelid NOT IN (SELECT t.member FROM kms_wrap.kw_column_tables(relation) t)
+            ORDER BY 1
+        LOOP
+            RETURN NEXT;
+        END LOOP;
+    END IF;
+END
+$function$;

@@ -1,0 +1,84 @@
+-- Giving a column back as it was before kw_protect_column(), in one transaction.
+
+CREATE FUNCTION kms_wrap.kw_unprotect_column(relation regclass, column_name name) RETURNS TABLE (step text, detail text)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    argument text := CASE WHEN relation IS NULL THEN 'relation' WHEN column_name IS NULL THEN 'column_name' END;
+    found_column record;
+    hex text;
+    arguments text;
+    collation_name text;
+    problems text;
+    constraints text;
+    view_schema name;
+    view_name name;
+    keep text[];
+    statements text[] := '{}';
+BEGIN
+    IF argument IS NOT NULL THEN
+        RAISE EXCEPTION 'argument "%" must not be null', argument USING ERRCODE = '22004';
+    END IF;
+    PERFORM kms_wrap.kw_column_check_table(relation);
+    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', relation);
+    PERFORM kms_wrap.kw_column_check_table(relation);
+    SELECT * INTO found_column FROM kms_wrap.kw_column_lookup(relation, column_name);
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'column "%" of table % is not protected', column_name, relation
+            USING ERRCODE = '55000', HINT = 'kms_wrap.kw_protected_columns shows what is.';
+    END IF;
+    hex := replace(found_column.column_uuid::text, '-', '');
+    SELECT string_agg(format('%s: %s', o.object, o.remedy), E'\n') INTO problems
+    FROM kms_wrap.kw_column_obstacles(relation, column_name, hex, found_column.decrypting_view) o;
+    IF problems IS NOT NULL THEN
+        RAISE EXCEPTION 'column "%" of table % cannot be given back as things are', column_name, relation
+            USING ERRCODE = '55000', DETAIL = problems, HINT = 'Do what is said there first.';
+    END IF;
+
+    SELECT string_agg(format('%I', k), ', ' ORDER BY n) INTO arguments
+    FROM unnest(kms_wrap.kw_column_row_key(relation, column_name, found_column.tenant_column)) WITH ORDINALITY u (k, n);
+    SELECT a.attcollation::regcollation INTO collation_name FROM pg_attribute a
+    WHERE a.attrelid = relation AND a.attname = column_name AND a.attcollation NOT IN (0, 'pg_catalog."default"'::regcollation);
+
+    IF found_column.decrypting_view IS NOT NULL THEN
+        SELECT n.nspname, c.relname INTO view_schema, view_name
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = found_column.decrypting_view;
+        keep := kms_wrap.kw_column_view_keep(found_column.decrypting_view);
+        statements := statements || format('DROP VIEW %s', found_column.decrypting_view::regclass);
+    END IF;
+    SELECT statements || array_agg(format('DROP TRIGGER %I ON %s', g.tgname, relation)) INTO statements
+    FROM pg_trigger g
+    WHERE g.tgrelid = relation AND g.tgname = 'zzz_kw_seal_' || left(hex, 8);
+    SELECT string_agg(format('DROP CONSTRAINT %I', c.conname), ', ' ORDER BY c.conname) INTO constraints
+    FROM pg_constraint c
+    WHERE c.conrelid = relation AND c.contype = 'c' AND c.conname IN ('kw_sealed_' || hex, 'kw_tenant_' || hex, 'kw_index_' || hex);
+    statements := statements || format(
+        'ALTER TABLE %s %s, ALTER COLUMN %I TYPE %s%s USING %s', relation, constraints, column_name, found_column.original_type,
+        COALESCE(' COLLATE ' || collation_name, ''),
+        format(CASE found_column.storage WHEN 'bytea' THEN 'kms_wrap.kw_open_column(%L, %I, %s)' ELSE 'kms_wrap.kw_open_column_text(%L, %I, %s)' END,
+               found_column.column_uuid, column_name, arguments));
+    statements := statements || format('ALTER TABLE %s ALTER COLUMN %I SET STATISTICS -1', relation, column_name);
+    IF found_column.index_column IS NOT NULL THEN
+        statements := statements || format('ALTER TABLE %s DROP COLUMN %I', relation, found_column.index_column);
+    END IF;
+
+    step := 'statement';
+    FOREACH detail IN ARRAY statements LOOP
+        EXECUTE detail;
+        RETURN NEXT;
+    END LOOP;
+    -- It looks whether any table still has values of the column.
+    PERFORM kms_wrap.kw_column_unregister(found_column.column_uuid);
+    detail := kms_wrap.kw_column_view_text(relation, view_schema, view_name);
+    IF view_name IS NOT NULL AND detail IS NOT NULL THEN
+        EXECUTE detail;
+        RETURN NEXT;
+        FOREACH detail IN ARRAY COALESCE(keep, '{}') LOOP
+            EXECUTE detail;
+            RETURN NEXT;
+        END LOOP;
+    END IF;
+    step := 'next';
+    detail := format('ANALYZE %s;', relation);
+    RETURN NEXT;
+END
+$function$;

@@ -1,0 +1,130 @@
+//! Protecting columns: the steps that the SQL of kw_protect_column, kw_encrypt_column and kw_unprotect_column can't do with the
+//! caller's rights. Each checks that the caller owns the table and has the privilege on the policy, and does nothing else as owner.
+#![allow(unsafe_code)]
+
+use super::{
+    catalog::{
+        column::{self, Column, NewColumn},
+        policy,
+    },
+    grants::{self, Privilege},
+    owner::as_owner,
+    report::Failure,
+};
+use pgrx::{
+    Uuid,
+    pg_sys::{self, Oid},
+};
+
+/// Fails unless the current role owns the relation; returns its name.
+fn check_owner(relation: Oid) -> Result<String, Failure> {
+    match column::owned(relation)? {
+        Some((name, true)) => Ok(name),
+        Some((name, false)) => Err(Failure::not_owner(&name)),
+        None => Err(Failure::unknown("relation with OID", relation.to_u32())),
+    }
+}
+
+/// Fails unless the current role owns the table and may encrypt with the policy; returns the policy's id.
+pub(crate) fn check_rights(relation: Oid, policy: &str) -> Result<i64, Failure> {
+    check_owner(relation)?;
+    let policy = as_owner(|| policy::by_name(policy))?;
+    grants::require(policy.id, &policy.name, Privilege::Encrypt)?;
+    Ok(policy.id)
+}
+
+/// Registers a column of a table of the caller's; returns its uuid.
+pub(crate) fn register(new: &NewColumn<'_>) -> Result<Uuid, Failure> {
+    let name = new.name;
+    if !matches!(new.status, "encrypting" | "protected") {
+        return Err(Failure::bad_argument("invalid value for argument \"status\"", "It must be encrypting or protected."));
+    }
+    as_owner(|| column::insert(new))?.ok_or_else(|| Failure::unknown("column that can be protected", name))
+}
+
+/// The protected columns of a table of the caller's, or the one of that name.
+pub(crate) fn lookup(relation: Oid, column_name: Option<&str>) -> Result<Vec<Column>, Failure> {
+    let table = check_owner(relation)?;
+    let found = as_owner(|| column::find(relation, column_name))?;
+    if let Some(copy) = found.iter().find(|c| !c.is_genuine) {
+        let holders = as_owner(|| column::holders(copy.uuid))?;
+        return Err(Failure::state(
+            format!("column \"{}\" of table {table} is marked as a protected column that other tables have too", copy.name),
+            "Drop the kw_sealed_ constraint of tables that are copies, or give the protected table its old name.",
+        )
+        .detail(format!("Tables: {}.", holders.join(", "))));
+    }
+    Ok(found)
+}
+
+/// Records how far the encryption of existing rows is, and the next status once the constraint proves that it is reached.
+pub(crate) fn progress(
+    relation: Oid,
+    column_name: &str,
+    status: Option<&str>,
+    rows: (Option<i64>, Option<i64>),
+    last_key: Option<Vec<String>>,
+) -> Result<(), Failure> {
+    let found = lookup(relation, Some(column_name))?.into_iter().next();
+    let found = found.ok_or_else(|| Failure::unknown("protected column", column_name))?;
+    check_rights(relation, &found.policy)?;
+    if let Some(status) = status {
+        let may = match status {
+            "rewriting" => found.status == "encrypting",
+            "protected" => found.status == "rewriting",
+            _ => false,
+        };
+        if !may || !found.is_validated {
+            return Err(Failure::state(
+                format!("column \"{column_name}\" cannot change from \"{}\" to \"{status}\"", found.status),
+                "kms_wrap.kw_encrypt_column() encrypts its rows, proves that by validating the constraint, and rewrites the table.",
+            ));
+        }
+    }
+    as_owner(|| column::progress(found.uuid, status, rows.0, rows.1, last_key))
+}
+
+/// Forgets a column that no table has any more.
+pub(crate) fn unregister(uuid: Uuid) -> Result<(), Failure> {
+    let (id, name) = as_owner(|| column::policy(uuid))?.ok_or_else(|| Failure::unknown("protected column", uuid))?;
+    grants::require(id, &name, Privilege::Decrypt)?;
+    let holders = as_owner(|| column::holders(uuid))?;
+    if !holders.is_empty() {
+        return Err(Failure::state(
+            format!("protected column \"{uuid}\" still has values"),
+            "Give it back with kms_wrap.kw_unprotect_column(), or drop the table.",
+        )
+        .detail(format!("Tables: {}.", holders.join(", "))));
+    }
+    as_owner(|| column::delete(uuid))
+}
+
+/// Removes the statistics of a column, which hold its most common values.
+pub(crate) fn drop_statistics(relation: Oid, column_name: &str) -> Result<(), Failure> {
+    check_owner(relation)?;
+    let attribute = column::attribute(relation, column_name)?.ok_or_else(|| Failure::unknown("column", column_name))?;
+    // SAFETY: deletes rows of pg_statistic, in a transaction, for a table of the caller's.
+    unsafe { pg_sys::RemoveStatistics(relation, attribute) };
+    Ok(())
+}
+
+/// Fails inside a transaction block, where a procedure cannot commit.
+pub(crate) fn no_block(procedure: &str) -> Result<(), Failure> {
+    // SAFETY: reads the state of the transaction.
+    if unsafe { pg_sys::IsTransactionBlock() } { Err(Failure::in_block(procedure)) } else { Ok(()) }
+}
+
+/// Whether no snapshot, prepared transaction or replication slot can see rows of the table that were dead before transaction `boundary`.
+pub(crate) fn is_past(relation: Oid, boundary: i64) -> Result<bool, Failure> {
+    // Transaction ids are compared as PostgreSQL does, modulo 2^32.
+    let boundary = u32::try_from(boundary & i64::from(u32::MAX)).map_err(Failure::internal)?;
+    let lock = pg_sys::AccessShareLock.cast_signed();
+    // SAFETY: the relation is open, and locked, while its horizon is asked for.
+    let oldest = unsafe {
+        let open = pg_sys::relation_open(relation, lock);
+        let oldest = pg_sys::GetOldestNonRemovableTransactionId(open);
+        pg_sys::relation_close(open, lock);
+        oldest.into_inner()
+    };
+    Ok(oldest.wrapping_sub(boundary).cast_signed() >= 0)
+}
