@@ -160,6 +160,15 @@ pub fn unarmour(text: &[u8], raw: &mut Vec<u8>) -> Result<(), Error> {
     decoded.map(|_| ()).map_err(|_| Error::NotAnEnvelope)
 }
 
+/// The wrapper that an armoured envelope names, from its first 32 characters.
+#[must_use]
+pub fn armoured_wrapper(start: &[u8]) -> Option<[u8; 16]> {
+    // 28 characters are 21 bytes: magic, version, cipher, uuid, and one of the nonce.
+    let mut head = [0; 21];
+    let len = URL_SAFE_NO_PAD.decode_slice(start.strip_prefix(ARMOUR)?.get(..28)?, &mut head).ok()?;
+    if len == head.len() { head.get(4..20)?.try_into().ok() } else { None }
+}
+
 /// What a value's tag authenticates besides it, into a buffer that is used again.
 pub fn aad(head: &Head, context: &ValueContext, out: &mut Vec<u8>) {
     out.clear();

@@ -181,8 +181,18 @@ fn seal_column(args: &Args) -> Result<pg_sys::Datum, Failure> {
             match (is_sealed, old_keys == keys) {
                 (false, _) => seal::seal_new(&column, &row, bytes(), statement, is_replica)?,
                 (true, false) => seal::seal_again(&column, &RowContext::new(&column, &old_keys)?, &row, bytes(), statement)?,
-                // Nothing to do but to see to it that the index entry stays too.
-                (true, true) => return Ok(with_index_of(old, &new, &place)),
+                // Replicated rows are as the publisher has them.
+                (true, true) if is_replica => return Ok(with_index_of(old, &new, &place)),
+                (true, true) => {
+                    // SAFETY: as above.
+                    let start = unsafe { varlena::start_of(value, seal::START_LEN) };
+                    // SAFETY: the index column is of type bytea, as its CHECK constraint says.
+                    let index_entry = place.index.and_then(|n| old.get(n)).map(|entry| unsafe { varlena::bytes_of(entry) });
+                    match seal::refresh(&column, &row, start, index_entry, bytes, statement)? {
+                        Some(row) => row,
+                        None => return Ok(with_index_of(old, &new, &place)),
+                    }
+                }
             }
         }
         None => seal::seal_new(&column, &row, bytes(), statement, is_replica)?,

@@ -16,7 +16,7 @@ use crate::core::{
     blind_index::{ValueType, normalise},
     error::Error,
     scope,
-    value::{Envelope, ValueContext, has_armour},
+    value::{self, Envelope, ValueContext, has_armour},
 };
 use pgrx::Uuid;
 use std::{cell::RefCell, collections::VecDeque};
@@ -100,6 +100,40 @@ fn unless_no_envelope(result: Result<Row, Failure>) -> Result<Option<Row>, Failu
         Err(failure) if failure.is_no_envelope() => Ok(None),
         Err(failure) => Err(failure),
     }
+}
+
+/// What becomes of a value that did not change, in a row whose key did not: it stays, unless its DEK or its index entry is of an older
+/// generation. `start` is how the value begins, `bytes` all of it.
+pub(crate) fn refresh<'a>(
+    column: &Column,
+    row: &RowContext,
+    start: &[u8],
+    index_entry: Option<&[u8]>,
+    bytes: impl FnOnce() -> &'a [u8],
+    statement: i64,
+) -> Result<Option<Row>, Failure> {
+    let policy = &column.policy;
+    let current = deks::current(&Scope { policy, ctx_sha256: row.scope, column: Some((column.uuid, None)) })?;
+    let is_current = current.is_none() || current == wrapper_of(column, start);
+    let has_entry = column.index.as_ref().is_none_or(|index| index_entry.and_then(<[u8]>::first) == Some(&index.generation));
+    // Whoever may not encrypt can still change the row's other columns.
+    if (is_current && has_entry) || !grants::is_granted(policy.id, Privilege::Encrypt)? {
+        return Ok(None);
+    }
+    if is_current {
+        let index = column.index.as_ref();
+        let plaintext = open(column, row, bytes())?;
+        let index = index.map(|index| entry(column, index, index.generation, &plaintext)).transpose()?;
+        return Ok(Some(Row { value: Sealing::Keep, index }));
+    }
+    seal_again(column, row, row, bytes(), statement).map(Some)
+}
+
+/// Bytes of a stored value that name its wrapper: the head's first 20, armoured or not.
+pub(crate) const START_LEN: usize = 32;
+
+fn wrapper_of(column: &Column, start: &[u8]) -> Option<[u8; 16]> {
+    if column.is_text { value::armoured_wrapper(start) } else { start.get(4..20)?.try_into().ok() }
 }
 
 /// Seals a value for the row's new key; it was sealed for the old one.

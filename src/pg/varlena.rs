@@ -105,6 +105,21 @@ pub(crate) unsafe fn bytes_of<'a>(datum: pg_sys::Datum) -> &'a [u8] {
     }
 }
 
+/// The first bytes of a datum, without reading all of one that lies in a TOAST table.
+///
+/// # Safety
+/// As for [`bytes_of`].
+pub(crate) unsafe fn start_of<'a>(datum: pg_sys::Datum, len: usize) -> &'a [u8] {
+    // SAFETY: by the caller.
+    unsafe {
+        let ptr = datum.cast_mut_ptr::<pg_sys::varlena>();
+        let plain = !(varlena::varatt_is_1b_e(ptr) || varlena::varatt_is_4b_c(ptr));
+        let slice = if plain { ptr } else { pg_sys::pg_detoast_datum_slice(ptr, 0, i32::try_from(len).unwrap_or(i32::MAX)) };
+        let bytes = varlena::varlena_to_byte_slice(slice);
+        bytes.get(..len).unwrap_or(bytes)
+    }
+}
+
 /// # Safety
 /// A varlena datum.
 pub(crate) unsafe fn check_len(datum: pg_sys::Datum, argument: &str, limit: usize) -> Result<(), Failure> {

@@ -11,6 +11,7 @@ pub(crate) fn owned(relation: Oid) -> Result<Option<(String, bool)>, Failure> {
     Ok(spi::first(spi::select(OWNED, &[relation.into()], |row| Ok((row.next()?, row.next()?)))?))
 }
 
+#[allow(clippy::struct_field_names)] // columns of a table have their names
 /// A protected column as the steps of protecting, encrypting and giving back need it.
 pub(crate) struct Column {
     pub(crate) name: String,
