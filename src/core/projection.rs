@@ -4,7 +4,7 @@
 //! Each is written as jsonb prints it (keys by length, then by bytes), so that what was stored compares as text, without being parsed.
 
 use super::{
-    slot::{Container, FORMAT, SlotNo},
+    slot::{Container, FORMAT},
     suite::{Algorithm, SUITE_1_NAME},
     wrapper::Wrapper,
 };
@@ -14,29 +14,46 @@ use std::fmt::Write;
 /// `key_wrappers.crypto_suite`.
 #[must_use]
 pub fn crypto_suite(wrapper: &Wrapper) -> String {
-    let name = |slot: SlotNo| format!("\"{}\"", slot.name());
-    let path = |slots: &[&Container]| list(slots.iter().map(|s| name(s.header.slot)));
-    let paths = list(wrapper.path_slots().iter().map(|(_, slots)| format!("[{}]", path(slots))));
-    let slots = list(wrapper.slots().iter().map(|s| format!("{}: \"{}\"", name(s.header.slot), s.header.algorithm.name())));
+    let mut text = String::with_capacity(320);
+    text.push_str("{\"paths\": [");
+    for (i, (_, slots)) in wrapper.path_slots().into_iter().enumerate() {
+        text.push_str(if i == 0 { "[" } else { ", [" });
+        for (j, slot) in slots.into_iter().enumerate() {
+            text.push_str(if j == 0 { "\"" } else { ", \"" });
+            text.push_str(&slot.header.slot.name());
+            text.push('"');
+        }
+        text.push(']');
+    }
+    text.push_str("], \"slots\": {");
+    for (i, slot) in wrapper.slots().iter().enumerate() {
+        text.push_str(if i == 0 { "\"" } else { ", \"" });
+        text.push_str(&slot.header.slot.name());
+        text.push_str("\": \"");
+        text.push_str(slot.header.algorithm.name());
+        text.push('"');
+    }
     let (mode, dek_len) = (wrapper.mode().name(), wrapper.dek_len());
-    format!(
-        "{{\"paths\": [{paths}], \"slots\": {{{slots}}}, \"suite\": \"{SUITE_1_NAME}\", \"format\": {FORMAT}, \"dek_bytes\": {dek_len}, \"composition\": \"{mode}\"}}"
-    )
+    // Writing to a string does not fail.
+    let _ =
+        write!(text, "}}, \"suite\": \"{SUITE_1_NAME}\", \"format\": {FORMAT}, \"dek_bytes\": {dek_len}, \"composition\": \"{mode}\"}}");
+    text
 }
 
 /// `key_wrapper_layers.aad`: what the layer's AAD holds beyond uuid, slot and algorithm.
 #[must_use]
 pub fn layer_aad(wrapper: &Wrapper, layer: &Container) -> String {
     let (r, h) = (&layer.header.key_ref, &layer.header);
-    let key_ref = [&r.kind, &r.location, &r.project_tenant, &r.external_key_ref, &r.key_version];
-    let key_ref = list(key_ref.into_iter().map(|field| Value::from(field.as_str()).to_string()));
-    let ek = h.ek_sha256.map_or_else(|| "null".to_owned(), |hash| format!("\"{}\"", hex::encode(hash)));
+    let mut text = String::with_capacity(384);
+    let _ = write!(text, "{{\"epoch\": {}, \"key_ref\": [", wrapper.epoch());
+    for (i, field) in [&r.kind, &r.location, &r.project_tenant, &r.external_key_ref, &r.key_version].into_iter().enumerate() {
+        let _ = write!(text, "{}{}", if i == 0 { "" } else { ", " }, Value::from(field.as_str()));
+    }
+    let quote = if h.ek_sha256.is_some() { "\"" } else { "" };
+    let ek = h.ek_sha256.map_or_else(|| "null".to_owned(), hex::encode);
     let ctx = hex::encode(wrapper.ctx_sha256());
-    format!(
-        "{{\"epoch\": {}, \"key_ref\": [{key_ref}], \"ek_sha256\": {ek}, \"ctx_sha256\": \"{ctx}\", \"generation\": {}}}",
-        wrapper.epoch(),
-        h.generation
-    )
+    let _ = write!(text, "], \"ek_sha256\": {quote}{ek}{quote}, \"ctx_sha256\": \"{ctx}\", \"generation\": {}}}", h.generation);
+    text
 }
 
 /// `key_wrapper_layers.meta`.
@@ -53,14 +70,4 @@ pub fn layer_meta(layer: &Container) -> String {
 pub fn agrees(stored: Option<&str>, computed: &str) -> bool {
     let value = |text: &str| serde_json::from_str::<Value>(text).ok();
     stored.is_some_and(|stored| stored == computed || value(stored).is_some_and(|v| Some(v) == value(computed)))
-}
-
-fn list(items: impl Iterator<Item = String>) -> String {
-    items
-        .reduce(|mut all, item| {
-            // Writing to a string does not fail.
-            let _ = write!(all, ", {item}");
-            all
-        })
-        .unwrap_or_default()
 }

@@ -173,12 +173,12 @@ fn kw_jobs_claim(batch_size: Option<i32>) -> Result<i32, ErrorReport> {
     if !(1..=10_000).contains(&batch_size) {
         return Err(Failure::bad_argument("invalid value for argument \"batch_size\"", "It must be 1 to 10000.").into());
     }
-    Ok(i32::try_from(job::claim(batch_size)?).unwrap_or(i32::MAX))
+    Ok(i32::try_from(job::claim(batch_size)?.len()).unwrap_or(i32::MAX))
 }
 
 #[pg_extern(parallel_unsafe, cost = 1000)]
 #[search_path(pg_catalog, pg_temp)]
 fn kw_jobs_work() -> Result<i32, ErrorReport> {
-    let recorded = jobs::load()?.run().store()?;
+    let recorded = jobs::load(job::leased()?)?.run().store()?;
     Ok(i32::try_from(recorded).unwrap_or(i32::MAX))
 }

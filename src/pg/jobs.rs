@@ -28,9 +28,8 @@ pub(crate) struct Moved {
     verdicts: Vec<(i64, Verdict)>,
 }
 
-/// Reads what this session has leased.
-pub(crate) fn load() -> Result<Work, Failure> {
-    let jobs = job::leased()?;
+/// Reads what jobs need that this session has leased.
+pub(crate) fn load(jobs: Vec<Job>) -> Result<Work, Failure> {
     let mut targets: HashMap<i64, Targets> = HashMap::new();
     let mut verdicts = Vec::new();
     for job in &jobs {

@@ -214,6 +214,8 @@ impl Batch {
         if steps.is_empty() {
             return Ok(Rewrap::Current);
         }
+        // What describes the suite names algorithms, not keys.
+        let is_same_suite = steps.iter().all(|step| step.from.algorithm == step.to.algorithm);
         let moved_to: Vec<i64> = steps.iter().map(|step| step.to.id).collect();
         let mut moved = Moved::new();
         for step in steps {
@@ -237,7 +239,6 @@ impl Batch {
             Some(make::new_layer(&wrapper, slot, key, bytes))
         });
         let layers = layers.collect();
-        let crypto_suite = projection::crypto_suite(&wrapper);
         Ok(Rewrap::Ready(Box::new(Rewritten {
             id: row.id,
             old_generation: row.generation,
@@ -245,7 +246,7 @@ impl Batch {
             kms1,
             kms2,
             moved_to,
-            crypto_suite: Some(crypto_suite).filter(|new| row.crypto_suite.as_ref() != Some(new)),
+            crypto_suite: (!is_same_suite).then(|| projection::crypto_suite(&wrapper)),
             layers,
             dek_wrap1: dek_wrap1.map(|(_, bytes)| bytes),
             dek_wrap2: dek_wrap2.map(|(_, bytes)| bytes),

@@ -3,7 +3,10 @@
 //! A worker holds no transaction while a provider works. What ends one (an ERROR, a kill) loses nothing: its leases are given to the next.
 
 use super::{
-    catalog::{job, watch},
+    catalog::{
+        job::{self, Job},
+        watch,
+    },
     gucs, jobs,
     report::Failure,
 };
@@ -23,7 +26,7 @@ use std::{collections::HashMap, ffi::CStr, time::Duration};
 const POLL: Duration = Duration::from_secs(1);
 
 /// Jobs of one step: a few hundred milliseconds of work, so that a pause or a shutdown is quick.
-const BATCH: i32 = 500;
+const BATCH: i32 = 1000;
 
 /// AccessShareLock of lockdefs.h.
 const ACCESS_SHARE: pg_sys::LOCKMODE = 1;
@@ -190,10 +193,11 @@ const ONLY_WORKER: &str = "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.has
 
 /// Claims, works, writes back; `false` when there was nothing to do.
 fn step() -> bool {
-    if transaction(claim) == 0 {
+    let claimed = transaction(claim);
+    if claimed.is_empty() {
         return false;
     }
-    let work = transaction(jobs::load);
+    let work = transaction(|| jobs::load(claimed));
     let moved = work.run();
     transaction(|| {
         Spi::run(STORE)?;
@@ -202,9 +206,9 @@ fn step() -> bool {
     true
 }
 
-fn claim() -> Result<i64, Failure> {
+fn claim() -> Result<Vec<Job>, Failure> {
     // The extension may not be there yet, or not any more.
-    if watch::is_installed()? { job::claim(BATCH) } else { Ok(0) }
+    if watch::is_installed()? { job::claim(BATCH) } else { Ok(Vec::new()) }
 }
 
 /// How long nothing can be due: a rate limit may end before the next look.

@@ -1,7 +1,10 @@
 //! Jobs: leased by a session, worked on without a lock, recorded. A lease that is not given back runs out.
 
 use super::campaign;
-use crate::pg::{report::Failure, spi};
+use crate::pg::{
+    report::Failure,
+    spi::{self, Row},
+};
 use serde_json::Value;
 use std::{
     cell::{Cell, RefCell},
@@ -9,7 +12,7 @@ use std::{
 };
 
 thread_local! {
-    /// The jobs of this session's last claim, by id. Whether it still holds them, and ever did, only the table knows.
+    /// The jobs of this session's last claim that it has not recorded, by id. Whether it still holds them, and ever did, only the table knows.
     static CLAIMED: RefCell<Vec<i64>> = const { RefCell::new(Vec::new()) };
     /// When this session last took over the leases of others.
     static RECLAIMED: Cell<Option<Instant>> = const { Cell::new(None) };
@@ -70,7 +73,8 @@ const CLAIM: &str = "WITH c AS MATERIALIZED (
        UPDATE kms_wrap.rewrap_jobs
        SET status = 'running', attempts = attempts OPERATOR(pg_catalog.+) 1, started_at = COALESCE(started_at, pg_catalog.now()),
            lease_owner = $2, lease_until = pg_catalog.now() OPERATOR(pg_catalog.+) '10 minutes'::pg_catalog.interval
-       WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT j.id FROM j)) RETURNING id),
+       WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT j.id FROM j))
+       RETURNING id, key_wrapper_id, target_kms1_key_id, target_kms2_key_id, target_layers::text, attempts, max_attempts),
      p AS (
        UPDATE kms_wrap.rewrap_campaigns r
        SET started_at = COALESCE(r.started_at, pg_catalog.now()),
@@ -78,7 +82,7 @@ const CLAIM: &str = "WITH c AS MATERIALIZED (
              ELSE pg_catalog.now() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => (SELECT pg_catalog.count(*) FROM u)::pg_catalog.float8
                   OPERATOR(pg_catalog./) r.rate_per_second::pg_catalog.float8) END
        FROM c WHERE r.id OPERATOR(pg_catalog.=) c.id AND (c.started_at IS NULL OR c.rate_per_second IS NOT NULL))
-     SELECT id FROM u";
+     SELECT * FROM u";
 
 // Asked first, because it needs no transaction id: an idle worker leaves no trace in the WAL.
 const ANYTHING_TO_DO: &str = "SELECT EXISTS (SELECT FROM kms_wrap.rewrap_campaigns c
@@ -107,42 +111,35 @@ fn owner() -> Result<String, Failure> {
 }
 
 /// Leases up to `batch_size` jobs of one campaign to this session; ends campaigns that have nothing left.
-pub(crate) fn claim(batch_size: i32) -> Result<i64, Failure> {
+pub(crate) fn claim(batch_size: i32) -> Result<Vec<Job>, Failure> {
     if !spi::first(spi::select(ANYTHING_TO_DO, &[], |row| row.next::<bool>())?).unwrap_or(false) {
-        return Ok(0);
+        return Ok(Vec::new());
     }
     // Left by a call of this session that was cancelled: done first, since nobody else may take them.
-    let held = leased()?.len();
-    if held > 0 {
-        return count(held);
+    let mut jobs = leased()?;
+    if jobs.is_empty() && RECLAIMED.get().is_some_and(|last| last.elapsed() < RECLAIM_EVERY) {
+        jobs = claim_pending(batch_size)?;
     }
-    let mut claimed = if RECLAIMED.get().is_some_and(|last| last.elapsed() < RECLAIM_EVERY) { claim_pending(batch_size)? } else { 0 };
-    if claimed == 0 {
+    if jobs.is_empty() {
         spi::execute(RECLAIM, &[])?;
         RECLAIMED.set(Some(Instant::now()));
-        claimed = claim_pending(batch_size)?;
+        jobs = claim_pending(batch_size)?;
     }
-    if claimed == 0 && campaign::queue_again()? > 0 {
-        claimed = claim_pending(batch_size)?;
+    if jobs.is_empty() && campaign::queue_again()? > 0 {
+        jobs = claim_pending(batch_size)?;
     }
-    if claimed == 0 {
-        // What an older claim left, if the last one was rolled back.
-        let held: Vec<i64> = spi::select(LEASED_IDS, &[owner()?.into()], |row| row.next())?;
-        claimed = held.len();
-        CLAIMED.set(held);
+    if jobs.is_empty() {
+        // What an older claim left whose work was rolled back.
+        CLAIMED.set(spi::select(LEASED_IDS, &[owner()?.into()], |row| row.next())?);
+        jobs = leased()?;
     }
-    count(claimed)
+    Ok(jobs)
 }
 
-fn claim_pending(batch_size: i32) -> Result<usize, Failure> {
-    let claimed: Vec<i64> = spi::write(CLAIM, &[batch_size.into(), owner()?.into()], |row| row.next())?;
-    let n = claimed.len();
-    CLAIMED.set(claimed);
-    Ok(n)
-}
-
-fn count(jobs: usize) -> Result<i64, Failure> {
-    i64::try_from(jobs).map_err(Failure::internal)
+fn claim_pending(batch_size: i32) -> Result<Vec<Job>, Failure> {
+    let jobs = spi::write(CLAIM, &[batch_size.into(), owner()?.into()], read)?;
+    CLAIMED.set(jobs.iter().map(|job| job.id).collect());
+    Ok(jobs)
 }
 
 /// A job that this session holds.
@@ -169,17 +166,22 @@ const LEASED: &str = "SELECT id, key_wrapper_id, target_kms1_key_id, target_kms2
 /// The jobs that this session holds.
 pub(crate) fn leased() -> Result<Vec<Job>, Failure> {
     let claimed = CLAIMED.with_borrow(Clone::clone);
-    spi::select(LEASED, &[claimed.into(), owner()?.into()], |row| {
-        Ok(Job {
-            id: row.next()?,
-            wrapper: row.next()?,
-            target_kms1: row.opt()?,
-            target_kms2: row.opt()?,
-            // What cannot be read names no target: the job fails with that reason.
-            target_layers: row.opt::<String>()?.and_then(|text| serde_json::from_str(&text).ok()),
-            attempts: row.next()?,
-            max_attempts: row.next()?,
-        })
+    if claimed.is_empty() {
+        return Ok(Vec::new());
+    }
+    spi::select(LEASED, &[claimed.into(), owner()?.into()], read)
+}
+
+fn read(row: &mut Row) -> Result<Job, Failure> {
+    Ok(Job {
+        id: row.next()?,
+        wrapper: row.next()?,
+        target_kms1: row.opt()?,
+        target_kms2: row.opt()?,
+        // What cannot be read names no target: the job fails with that reason.
+        target_layers: row.opt::<String>()?.and_then(|text| serde_json::from_str(&text).ok()),
+        attempts: row.next()?,
+        max_attempts: row.next()?,
     })
 }
 
@@ -226,5 +228,6 @@ pub(crate) fn record(verdicts: &[(i64, Verdict)]) -> Result<(), Failure> {
         errors.push(error);
     }
     spi::execute(RECORD, &[ids.into(), statuses.into(), errors.into(), owner()?.into()])?;
+    CLAIMED.with_borrow_mut(Vec::clear);
     Ok(())
 }
