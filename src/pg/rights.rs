@@ -45,6 +45,8 @@ const ENCRYPT: &[&str] = &[
 const DECRYPT: &[&str] = &[
     "kw_decrypt",
     "kw_decrypt_text",
+    "kw_open_column",
+    "kw_open_column_text",
     "kw_unprotect_column",
     "kw_column_check_table",
     "kw_column_lookup",
