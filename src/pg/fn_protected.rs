@@ -58,15 +58,23 @@ fn is_current_bytea(args: &Args) -> Result<pg_sys::Datum, Failure> {
     let (Some(column), Some(sealed)) = (args.uuid(0), args.bytes(1)) else { return Ok(args.null()) };
     revocation::poll();
     let column = protected::column(&column)?;
-    Ok(seal::is_current(&column, &row_of(args, &column)?, &Envelope::parse(sealed)?)?.into())
+    // A plain value is not under the current DEK either.
+    let Ok(envelope) = Envelope::parse(sealed) else { return Ok(false.into()) };
+    Ok(seal::is_current(&column, &row_of(args, &column)?, &envelope)?.into())
 }
 
 fn is_current_text(args: &Args) -> Result<pg_sys::Datum, Failure> {
     let (Some(column), Some(sealed)) = (args.uuid(0), args.bytes(1)) else { return Ok(args.null()) };
     revocation::poll();
     let column = protected::column(&column)?;
+    if !has_armour(sealed) {
+        return Ok(false.into());
+    }
     let row = row_of(args, &column)?;
-    Ok(with_unarmoured(sealed, |envelope| seal::is_current(&column, &row, envelope))?.into())
+    match with_unarmoured(sealed, |envelope| seal::is_current(&column, &row, envelope)) {
+        Err(failure) if failure.is_no_envelope() => Ok(false.into()),
+        is_current => Ok(is_current?.into()),
+    }
 }
 
 fn wrapper_of_bytea(args: &Args) -> Result<pg_sys::Datum, Failure> {

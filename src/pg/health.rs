@@ -5,7 +5,7 @@ use super::{
         key::{self, Key},
         policy, watch,
     },
-    gucs, kms,
+    gucs, health_values, kms,
     make::check_domains,
     report::Failure,
     setup, spi,
@@ -24,11 +24,11 @@ pub(crate) struct Finding {
     pub(crate) action: Option<String>,
 }
 
-fn green(component: &'static str, name: impl Into<String>, detail: impl Into<String>) -> Finding {
+pub(super) fn green(component: &'static str, name: impl Into<String>, detail: impl Into<String>) -> Finding {
     Finding { component, name: name.into(), status: "green", detail: detail.into(), action: None }
 }
 
-fn finding(
+pub(super) fn finding(
     component: &'static str,
     name: impl Into<String>,
     status: &'static str,
@@ -51,6 +51,8 @@ pub(crate) fn findings() -> Result<Vec<Finding>, Failure> {
     for name in watch::policy_names()? {
         all.push(policy_state(&name)?);
     }
+    all.extend(health_values::columns()?);
+    all.extend(health_values::grants()?);
     all.push(floors()?);
     all.push(worker()?);
     all.push(jobs()?);

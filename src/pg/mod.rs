@@ -30,6 +30,7 @@ mod fn_wrap;
 mod grants;
 mod gucs;
 mod health;
+mod health_values;
 mod init;
 mod jobs;
 mod json_arg;

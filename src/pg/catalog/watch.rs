@@ -95,3 +95,51 @@ const INSTALLED: &str = "SELECT pg_catalog.to_regclass('kms_wrap.rewrap_jobs') I
 pub(crate) fn is_installed() -> Result<bool, Failure> {
     Ok(spi::first(spi::select(INSTALLED, &[], |row| row.next())?).unwrap_or(false))
 }
+
+const PROTECTED_COLUMNS: &str = "SELECT v.schema_name::pg_catalog.text, v.table_name::pg_catalog.text, v.column_name::pg_catalog.text,
+            v.policy_name::pg_catalog.text, v.status, v.relation IS NOT NULL, v.trigger_state, COALESCE(v.has_primary_key, false), v.unknown_envelopes,
+            p.index_old_generation IS NOT NULL
+     FROM kms_wrap.kw_protected_columns v JOIN kms_wrap.protected_columns p ON p.column_uuid OPERATOR(pg_catalog.=) v.column_uuid ORDER BY p.id";
+
+/// A protected column as kw_health shows it.
+#[allow(clippy::struct_excessive_bools)] // columns of a view
+pub(crate) struct ColumnRow {
+    pub(crate) schema: String,
+    pub(crate) table: String,
+    pub(crate) column: String,
+    pub(crate) policy: String,
+    pub(crate) status: String,
+    pub(crate) is_found: bool,
+    pub(crate) trigger_state: Option<String>,
+    pub(crate) has_primary_key: bool,
+    pub(crate) unknown_envelopes: i64,
+    pub(crate) has_old_index: bool,
+}
+
+/// All protected columns.
+pub(crate) fn protected_columns() -> Result<Vec<ColumnRow>, Failure> {
+    spi::select(PROTECTED_COLUMNS, &[], |row| {
+        Ok(ColumnRow {
+            schema: row.next()?,
+            table: row.next()?,
+            column: row.next()?,
+            policy: row.next()?,
+            status: row.next()?,
+            is_found: row.next()?,
+            trigger_state: row.opt()?,
+            has_primary_key: row.next()?,
+            unknown_envelopes: row.next()?,
+            has_old_index: row.next()?,
+        })
+    })
+}
+
+const LOST_GRANTS: &str = "SELECT g.role_name::pg_catalog.text, p.policy_name::pg_catalog.text, g.privilege
+     FROM kms_wrap.policy_grants g JOIN kms_wrap.encryption_policies p ON p.id OPERATOR(pg_catalog.=) g.policy_id
+     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) g.role_name)
+     ORDER BY g.role_name, p.id, g.privilege";
+
+/// Grants to names that are no roles: role, policy, privilege.
+pub(crate) fn grants_without_role() -> Result<Vec<(String, String, String)>, Failure> {
+    spi::select(LOST_GRANTS, &[], |row| Ok((row.next()?, row.next()?, row.next()?)))
+}
