@@ -24,6 +24,10 @@ COMMENT ON FUNCTION kms_wrap.kw_revoke IS
 COMMENT ON FUNCTION kms_wrap.kw_blind_index IS
     'Entries of a protected text column''s blind index for a value: one, or two while the index''s key is being rotated. To be compared with = ANY. Needs index on the column''s policy, for it answers guesses. 22004, 22023, 42501, 42704, 55000, 58000, 38000.';
 COMMENT ON FUNCTION kms_wrap.kw_blind_index_bytea IS 'As kw_blind_index, for a bytea column.';
+COMMENT ON FUNCTION kms_wrap.kw_column_index_generation IS
+    'The generation that a rotation of a protected column''s blind index leads to, NULL when none is going on. A step of kw_encrypt_column.';
+COMMENT ON FUNCTION kms_wrap.kw_column_settle_index IS
+    'Ends a rotation of a protected column''s blind index, when no row has an old entry any more. For the table''s owner; a step of kw_encrypt_column.';
 COMMENT ON FUNCTION kms_wrap.kw_rotate_column_index IS
     'Begins a new generation of a protected column''s blind index, with a key of its own, and returns its number; new and changed rows get entries of it, kw_blind_index() gives both, and kw_encrypt_column() makes the old ones anew. Needs manage on the column''s policy. 42501, 42704, 55000.';
 COMMENT ON FUNCTION kms_wrap.kw_rotate_dek IS

@@ -15,6 +15,7 @@ DECLARE
     from_key text;
     upto_key text;
     match text;
+    generation smallint;
 BEGIN
     PERFORM kms_wrap.kw_column_check_table(relation);
     SELECT * INTO found_column FROM kms_wrap.kw_column_lookup(relation, column_name);
@@ -35,7 +36,13 @@ BEGIN
 
     SELECT string_agg(format('t.%I', k), ', ' ORDER BY n) INTO arguments
     FROM unnest(kms_wrap.kw_column_row_key(relation, column_name, found_column.tenant_column)) WITH ORDINALITY u (k, n);
-    todo := format('(NOT kms_wrap.kw_is_sealed(t.%I))', column_name);
+    -- Plain, or under an older data key: the trigger seals both anew when the row is updated.
+    todo := format('(NOT kms_wrap.kw_is_current(%L, t.%I, %s)', found_column.column_uuid, column_name, arguments);
+    generation := kms_wrap.kw_column_index_generation(relation, column_name);
+    IF generation IS NOT NULL THEN
+        todo := todo || format(' OR (t.%I IS NOT NULL AND pg_catalog.get_byte(t.%I, 0) OPERATOR(pg_catalog.<>) %s)', column_name, found_column.index_column, generation);
+    END IF;
+    todo := todo || ')';
     plain := format('t.%I', column_name);
 
     -- Keys travel as text, in the form that doesn't depend on settings: JSON's.
@@ -187,6 +194,8 @@ BEGIN
         END IF;
     END LOOP;
 
+    PERFORM kms_wrap.kw_column_settle_index(relation, column_name);
+    COMMIT;
     IF plan.status OPERATOR(pg_catalog.=) 'protected' THEN
         RAISE NOTICE 'all values of column "%" of table % are under the current data key', column_name, relation;
         RETURN;

@@ -2,6 +2,7 @@
 
 use super::{
     catalog::{policy, protected as rows, wrapper},
+    columns,
     grants::{self, Privilege},
     make, open, owner, protected,
     report::Failure,
@@ -50,4 +51,11 @@ pub(crate) fn rotate_index(relation: pg_sys::Oid, name: &str) -> Result<i16, Fai
         let hint = "CALL kms_wrap.kw_encrypt_column() finishes the one before. There are 255 generations at most.";
         Failure::state(format!("the blind index of column \"{name}\" has two generations already"), hint)
     })
+}
+
+/// Ends a rotation: no row has an entry of the old generation any more.
+pub(crate) fn settle_index(relation: pg_sys::Oid, name: &str) -> Result<(), Failure> {
+    let uuid = protected::by_name(relation, name)?;
+    columns::check_owner(relation)?;
+    owner::as_owner(|| rows::settle_generation(Uuid::from_bytes(uuid)))
 }

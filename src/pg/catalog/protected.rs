@@ -130,3 +130,12 @@ const NEXT_GENERATION: &str = "UPDATE kms_wrap.protected_columns
 pub(crate) fn next_generation(column: Uuid) -> Result<Option<i16>, Failure> {
     Ok(spi::first(spi::write(NEXT_GENERATION, &[column.into()], |row| row.next())?))
 }
+
+const SETTLE_GENERATION: &str = "UPDATE kms_wrap.protected_columns SET index_old_generation = NULL
+     WHERE column_uuid OPERATOR(pg_catalog.=) $1 AND index_old_generation IS NOT NULL";
+
+/// Forgets the old generation of a blind index.
+pub(crate) fn settle_generation(column: Uuid) -> Result<(), Failure> {
+    spi::execute(SETTLE_GENERATION, &[column.into()])?;
+    Ok(())
+}
