@@ -10,16 +10,13 @@ use crate::{
         root_key::KeyDirectory,
     },
 };
-use std::{cell::RefCell, collections::HashSet, path::PathBuf};
-
-/// What was proved: a key by its reference, and its encapsulation key.
-type Proof = (Vec<u8>, Option<Vec<u8>>);
+use std::{cell::RefCell, collections::HashMap, path::PathBuf};
 
 thread_local! {
     /// Made on first use in a backend, never in the postmaster: a forked child must not inherit opened keys.
     static LOCAL: RefCell<Option<Local>> = const { RefCell::new(None) };
-    /// Keys under which this process has wrapped and opened once.
-    static PROVEN: RefCell<HashSet<Proof>> = RefCell::new(HashSet::new());
+    /// Keys under which this process has wrapped and opened once: by reference, with their encapsulation keys.
+    static PROVEN: RefCell<HashMap<Vec<u8>, Option<Vec<u8>>>> = RefCell::default();
 }
 
 /// The key directory with what a base backup of this server copies.
@@ -87,19 +84,15 @@ pub(crate) fn open_shares(key: &Key, items: &[(&[u8], &[u8])]) -> Result<Vec<Opt
 
 /// Whether this process has made a wrap-and-open round under the key.
 pub(crate) fn is_proven(key: &Key) -> Result<bool, Failure> {
-    let index = proof(key)?;
-    Ok(PROVEN.with_borrow(|proven| proven.contains(&index)))
+    let key_ref = key.key_ref.encode()?;
+    Ok(PROVEN.with_borrow(|proven| proven.get(&key_ref) == Some(&key.public_key)))
 }
 
 /// Remembers that a blob made under the key was opened again by its provider.
 pub(crate) fn set_proven(key: &Key) -> Result<(), Failure> {
-    let index = proof(key)?;
-    PROVEN.with_borrow_mut(|proven| proven.insert(index));
+    let key_ref = key.key_ref.encode()?;
+    PROVEN.with_borrow_mut(|proven| proven.insert(key_ref, key.public_key.clone()));
     Ok(())
-}
-
-fn proof(key: &Key) -> Result<Proof, Failure> {
-    Ok((key.key_ref.encode()?, key.public_key.clone()))
 }
 
 fn sealed(key: &Key) -> Result<&SealedKey, ProviderError> {

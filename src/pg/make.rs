@@ -94,7 +94,7 @@ fn store(policy: &Policy, uuid: [u8; 16], dek: Option<Dek>, purpose: &Purpose) -
     };
     let dek = Zeroizing::new(dek.expose().to_vec());
     for _ in 0..MAX_GENERATION_TRIES {
-        let generation = wrapper::next_generations(1)?.first().copied().ok_or_else(|| Failure::internal("no generation"))?;
+        let generation = wrapper::next_generation()?;
         let spec = Spec {
             uuid,
             mode: policy.mode,

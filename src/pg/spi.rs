@@ -10,7 +10,7 @@ use pgrx::{
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    ffi::CString,
+    ffi::{CStr, CString},
 };
 
 thread_local! {
@@ -131,6 +131,18 @@ fn run_plan(sql: &'static str, args: &[DatumWithOid<'_>], read_only: bool) -> Re
         }
         Ok((pg_sys::SPI_tuptable, usize::try_from(pg_sys::SPI_processed).map_err(Failure::internal)?))
     }
+}
+
+/// The next value of a sequence of the extension's. A statement around it would take longer than drawing it.
+pub(crate) fn next_value(sequence: &CStr) -> Result<i64, Failure> {
+    not_on_standby()?;
+    // SAFETY: look-ups by NUL-terminated names; drawing from what is not there raises an ERROR.
+    let value = unsafe {
+        let schema = pg_sys::get_namespace_oid(c"kms_wrap".as_ptr(), false);
+        let sequence = pg_sys::get_relname_relid(sequence.as_ptr(), schema);
+        pgrx::direct_function_call(pg_sys::nextval_oid, &[sequence.into_datum()])
+    };
+    value.ok_or_else(|| Failure::internal("sequence"))
 }
 
 /// PostgreSQL's own check comes only when a row is written, after nextval() has failed with an internal error.

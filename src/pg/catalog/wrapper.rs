@@ -220,6 +220,11 @@ pub(crate) fn next_generations(n: usize) -> Result<Vec<i64>, Failure> {
     spi::write(NEXT_GENERATIONS, &[n.into()], |row| row.next())
 }
 
+/// Draws a generation number.
+pub(crate) fn next_generation() -> Result<i64, Failure> {
+    spi::next_value(c"wrapper_generation_seq")
+}
+
 /// `wrap_version` of a generation: the seed's column is an integer, so it starts again after 2^31 - 1 writes.
 pub(crate) fn wrap_version(generation: i64) -> i32 {
     let version = (generation - 1).rem_euclid(i64::from(i32::MAX)) + 1;
@@ -266,9 +271,8 @@ const INSERT: &str = "WITH k AS MATERIALIZED (
        ON CONFLICT DO NOTHING RETURNING id),
      l AS (
        INSERT INTO kms_wrap.key_wrapper_layers (key_wrapper_id, layer_no, kms_key_id, kem_algo_id, kem_ciphertext, aad, meta)
-       SELECT w.id, n.layer_no, n.key, n.algorithm, n.ct, n.aad::pg_catalog.jsonb, n.meta::pg_catalog.jsonb
-       FROM w, ROWS FROM (pg_catalog.unnest($11), pg_catalog.unnest($12), pg_catalog.unnest($13), pg_catalog.unnest($14),
-                          pg_catalog.unnest($15), pg_catalog.unnest($16)) AS n (layer_no, key, algorithm, ct, aad, meta))
+       SELECT w.id, ($11)[i], ($12)[i], ($13)[i], ($14)[i], ($15)[i]::pg_catalog.jsonb, ($16)[i]::pg_catalog.jsonb
+       FROM w, pg_catalog.generate_series(1, pg_catalog.cardinality($11)) i)
      SELECT (SELECT pg_catalog.count(*) FROM k) OPERATOR(pg_catalog.=) pg_catalog.cardinality($19), EXISTS (SELECT FROM w)";
 
 /// What became of a new wrapper.
