@@ -74,7 +74,7 @@ const CLAIM: &str = "WITH c AS MATERIALIZED (
        SET status = 'running', attempts = attempts OPERATOR(pg_catalog.+) 1, started_at = COALESCE(started_at, pg_catalog.now()),
            lease_owner = $2, lease_until = pg_catalog.now() OPERATOR(pg_catalog.+) '10 minutes'::pg_catalog.interval
        WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT j.id FROM j))
-       RETURNING id, key_wrapper_id, target_kms1_key_id, target_kms2_key_id, target_layers::text, attempts, max_attempts),
+       RETURNING id, key_wrapper_id, target_kms1_key_id, target_kms2_key_id, target_layers::pg_catalog.text, attempts, max_attempts),
      p AS (
        UPDATE kms_wrap.rewrap_campaigns r
        SET started_at = COALESCE(r.started_at, pg_catalog.now()),
@@ -158,7 +158,7 @@ const LEASED_IDS: &str = "SELECT id FROM kms_wrap.rewrap_jobs
      WHERE status OPERATOR(pg_catalog.=) 'running' AND lease_owner OPERATOR(pg_catalog.=) $1";
 
 // By their ids: in an index of leases every job of a campaign that is done has left a dead entry. COALESCE keeps the planner from such an index.
-const LEASED: &str = "SELECT id, key_wrapper_id, target_kms1_key_id, target_kms2_key_id, target_layers::text, attempts, max_attempts
+const LEASED: &str = "SELECT id, key_wrapper_id, target_kms1_key_id, target_kms2_key_id, target_layers::pg_catalog.text, attempts, max_attempts
      FROM kms_wrap.rewrap_jobs
      WHERE id OPERATOR(pg_catalog.=) ANY ($1) AND COALESCE(status, '') OPERATOR(pg_catalog.=) 'running' AND lease_owner OPERATOR(pg_catalog.=) $2
      ORDER BY id";

@@ -80,9 +80,9 @@ impl Key {
 /// Select list of [`read`]; `k` is kms_keys.
 macro_rules! key_columns {
     () => {
-        "k.id, p.name::text, p.is_enabled, COALESCE(p.suspended_until OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp(), false),
-         p.trust_domain::text, p.provider, COALESCE(p.location, '')::text, COALESCE(p.project_tenant, '')::text,
-         k.external_key_ref::text, COALESCE(k.key_version, '')::text, k.algorithm::text, k.status, k.purpose, k.public_key,
+        "k.id, p.name::pg_catalog.text, p.is_enabled, COALESCE(p.suspended_until OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp(), false),
+         p.trust_domain::pg_catalog.text, p.provider, COALESCE(p.location, '')::pg_catalog.text, COALESCE(p.project_tenant, '')::pg_catalog.text,
+         k.external_key_ref::pg_catalog.text, COALESCE(k.key_version, '')::pg_catalog.text, k.algorithm::pg_catalog.text, k.status, k.purpose, k.public_key,
          c.id, c.config OPERATOR(pg_catalog.->>) 'root_key', c.config OPERATOR(pg_catalog.->>) 'fingerprint',
          COALESCE(s.key_value, pg_catalog.decode(a.private_key_ctx OPERATOR(pg_catalog.->>) 'wrapped_key', 'base64'))"
     };

@@ -50,9 +50,9 @@ fn private_key_ctx(key: &SealedKey) -> serde_json::Value {
     json!({ "key_id": key.root.name, "wrapped_key": STANDARD.encode(&key.sealed) })
 }
 
-const SYM_OF_PROVIDER: &str = "SELECT key_id::text, algorithm::text, key_value FROM kms_wrap.sym_key
+const SYM_OF_PROVIDER: &str = "SELECT key_id::pg_catalog.text, algorithm::pg_catalog.text, key_value FROM kms_wrap.sym_key
      WHERE provider_config_id OPERATOR(pg_catalog.=) $1 AND key_mode OPERATOR(pg_catalog.=) 1 ORDER BY key_id";
-const ASYM_OF_PROVIDER: &str = "SELECT key_id::text, key_algorithm, public_key_ctx OPERATOR(pg_catalog.->>) 'pem',
+const ASYM_OF_PROVIDER: &str = "SELECT key_id::pg_catalog.text, key_algorithm, public_key_ctx OPERATOR(pg_catalog.->>) 'pem',
             pg_catalog.decode(private_key_ctx OPERATOR(pg_catalog.->>) 'wrapped_key', 'base64')
      FROM kms_wrap.asym_key WHERE provider_config_id OPERATOR(pg_catalog.=) $1 AND key_mode OPERATOR(pg_catalog.=) 1 ORDER BY key_id";
 
@@ -107,7 +107,7 @@ pub(crate) fn point_to(config: Uuid, old: &RootRef, new: &RootRef) -> Result<(),
     Ok(())
 }
 
-const PROVIDERS_UNDER: &str = "SELECT p.name::text FROM kms_wrap.kms_providers p
+const PROVIDERS_UNDER: &str = "SELECT p.name::pg_catalog.text FROM kms_wrap.kms_providers p
      JOIN kms_wrap.provider_config c ON c.id OPERATOR(pg_catalog.=) p.provider_config_id
      WHERE p.provider OPERATOR(pg_catalog.=) 'local' AND (c.config OPERATOR(pg_catalog.->>) 'fingerprint') OPERATOR(pg_catalog.=) $1
        AND c.id OPERATOR(pg_catalog.<>) $2 ORDER BY p.id";

@@ -34,7 +34,7 @@ pub(crate) struct Policy {
 
 macro_rules! policy_select {
     () => {
-        "SELECT id, policy_uuid, policy_name::text, composition, layer_selection, min_layers, max_layers, min_nist_level,
+        "SELECT id, policy_uuid, policy_name::pg_catalog.text, composition, layer_selection, min_layers, max_layers, min_nist_level,
                 require_origin, allow_same_trust_domain, is_enabled, dek_scope,
                 (EXTRACT(epoch FROM cache_ttl) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, value_pad_to
          FROM kms_wrap.encryption_policies "
@@ -47,11 +47,11 @@ const BY_IDS: &str = concat!(policy_select!(), "WHERE id OPERATOR(pg_catalog.=) 
 macro_rules! algorithm_allowed {
     () => {
         "(NOT EXISTS (SELECT FROM kms_wrap.policy_algorithms pa WHERE pa.policy_id OPERATOR(pg_catalog.=) pk.policy_id
-              AND pa.role OPERATOR(pg_catalog.=) CASE pk.slot WHEN 'layer' THEN 'kem' ELSE 'symmetric' END)
+              AND pa.role OPERATOR(pg_catalog.=) CASE WHEN pk.slot OPERATOR(pg_catalog.=) 'layer' THEN 'kem' ELSE 'symmetric' END)
           OR EXISTS (SELECT FROM kms_wrap.policy_algorithms pa
               JOIN kms_wrap.crypto_algorithms ca ON ca.id OPERATOR(pg_catalog.=) pa.algo_id
               WHERE pa.policy_id OPERATOR(pg_catalog.=) pk.policy_id AND ca.name OPERATOR(pg_catalog.=) k.algorithm
-                AND pa.role OPERATOR(pg_catalog.=) CASE pk.slot WHEN 'layer' THEN 'kem' ELSE 'symmetric' END))"
+                AND pa.role OPERATOR(pg_catalog.=) CASE WHEN pk.slot OPERATOR(pg_catalog.=) 'layer' THEN 'kem' ELSE 'symmetric' END))"
     };
 }
 pub(super) use algorithm_allowed;

@@ -72,9 +72,9 @@ pub(crate) fn insert_key(
     Ok(spi::first(spi::write(INSERT_KEY, &args, |row| row.next())?))
 }
 
-const ALGORITHM: &str = "SELECT name::text FROM kms_wrap.crypto_algorithms WHERE name OPERATOR(pg_catalog.=) $1
+const ALGORITHM: &str = "SELECT name::pg_catalog.text FROM kms_wrap.crypto_algorithms WHERE name OPERATOR(pg_catalog.=) $1
      UNION ALL
-     SELECT a.name::text FROM kms_wrap.crypto_standard_aliases s JOIN kms_wrap.crypto_algorithms a ON a.id OPERATOR(pg_catalog.=) s.algo_id
+     SELECT a.name::pg_catalog.text FROM kms_wrap.crypto_standard_aliases s JOIN kms_wrap.crypto_algorithms a ON a.id OPERATOR(pg_catalog.=) s.algo_id
      WHERE s.alias OPERATOR(pg_catalog.=) pg_catalog.lower($1)
      LIMIT 1";
 
@@ -147,7 +147,7 @@ pub(crate) fn provider_id(name: &str) -> Result<i64, Failure> {
     spi::first(spi::select(PROVIDER_ID, &[name.into()], |row| row.next())?).ok_or_else(|| Failure::unknown("key provider", name))
 }
 
-const PICKING_POLICIES: &str = "SELECT p.policy_name::text
+const PICKING_POLICIES: &str = "SELECT p.policy_name::pg_catalog.text
      FROM kms_wrap.policy_kms_keys pk JOIN kms_wrap.encryption_policies p ON p.id OPERATOR(pg_catalog.=) pk.policy_id
      JOIN kms_wrap.kms_keys k ON k.id OPERATOR(pg_catalog.=) pk.kms_key_id
      WHERE pk.kms_key_id OPERATOR(pg_catalog.=) $1 AND k.status OPERATOR(pg_catalog.=) 'active' AND p.is_enabled ORDER BY p.id";

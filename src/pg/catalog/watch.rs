@@ -4,9 +4,9 @@ use crate::pg::{report::Failure, spi};
 use pgrx::JsonB;
 use serde_json::Value;
 
-const PROVIDERS: &str = "SELECT p.name::text, p.provider, p.is_enabled,
-            CASE WHEN p.suspended_until OPERATOR(pg_catalog.>) pg_catalog.now() THEN p.suspended_until::text END, p.suspend_reason,
-            p.trust_domain::text, c.config,
+const PROVIDERS: &str = "SELECT p.name::pg_catalog.text, p.provider, p.is_enabled,
+            CASE WHEN p.suspended_until OPERATOR(pg_catalog.>) pg_catalog.now() THEN p.suspended_until::pg_catalog.text END, p.suspend_reason,
+            p.trust_domain::pg_catalog.text, c.config,
             (SELECT pg_catalog.count(*) FROM kms_wrap.kms_keys k WHERE k.provider_id OPERATOR(pg_catalog.=) p.id)
      FROM kms_wrap.kms_providers p LEFT JOIN kms_wrap.provider_config c ON c.id OPERATOR(pg_catalog.=) p.provider_config_id ORDER BY p.id";
 
@@ -38,7 +38,7 @@ pub(crate) fn providers() -> Result<Vec<ProviderRow>, Failure> {
     })
 }
 
-const POLICY_NAMES: &str = "SELECT policy_name::text FROM kms_wrap.encryption_policies ORDER BY id";
+const POLICY_NAMES: &str = "SELECT policy_name::pg_catalog.text FROM kms_wrap.encryption_policies ORDER BY id";
 
 /// Names of all policies.
 pub(crate) fn policy_names() -> Result<Vec<String>, Failure> {
@@ -48,7 +48,7 @@ pub(crate) fn policy_names() -> Result<Vec<String>, Failure> {
 const WORKERS: &str = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_get_activity(NULL) a
      JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) a.datid
      WHERE a.backend_type OPERATOR(pg_catalog.=) 'kms_wrap worker' AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()";
-const DATABASE: &str = "SELECT pg_catalog.current_database()::text";
+const DATABASE: &str = "SELECT pg_catalog.current_database()::pg_catalog.text";
 
 /// Name of this database, and how many workers serve it.
 pub(crate) fn worker() -> Result<(String, i64), Failure> {

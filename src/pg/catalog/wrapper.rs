@@ -88,9 +88,9 @@ impl WrapperRow {
 // such, and jsonb may hold what serde_json refuses, where a row that somebody edited must not end more than itself.
 macro_rules! wrapper_select {
     () => {
-        "SELECT w.id, w.wrapper_uuid::pg_catalog.uuid, w.policy_id, p.policy_uuid, p.policy_name::text, w.kms1_key_id, w.kms2_key_id,
-                w.dek_wrap1, w.dek_wrap2, w.crypto_suite::text, w.status, w.purpose, w.epoch, w.generation, w.dek_fingerprint,
-                l.layer_no, l.kms_key_id, l.kem_algo_id, l.kem_ciphertext, l.encap_pubkey, l.aad::text, l.meta::text
+        "SELECT w.id, w.wrapper_uuid::pg_catalog.uuid, w.policy_id, p.policy_uuid, p.policy_name::pg_catalog.text, w.kms1_key_id, w.kms2_key_id,
+                w.dek_wrap1, w.dek_wrap2, w.crypto_suite::pg_catalog.text, w.status, w.purpose, w.epoch, w.generation, w.dek_fingerprint,
+                l.layer_no, l.kms_key_id, l.kem_algo_id, l.kem_ciphertext, l.encap_pubkey, l.aad::pg_catalog.text, l.meta::pg_catalog.text
          FROM kms_wrap.key_wrappers w JOIN kms_wrap.encryption_policies p ON p.id OPERATOR(pg_catalog.=) w.policy_id
          LEFT JOIN kms_wrap.key_wrapper_layers l ON l.key_wrapper_id OPERATOR(pg_catalog.=) w.id "
     };
