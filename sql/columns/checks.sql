@@ -28,7 +28,7 @@ BEGIN
     IF found_table.relkind NOT IN ('r', 'p') THEN
         reason := format('It is a %s.', CASE found_table.relkind
             WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' WHEN 'i' THEN 'index'
-            WHEN 'I' THEN 'index' WHEN 'S' THEN 'sequence' WHEN 'c' THEN 'composite type' ELSE 'relation of kind ' || found_table.relkind END);
+            WHEN 'I' THEN 'index' WHEN 'S' THEN 'sequence' WHEN 'c' THEN 'composite type' ELSE 'special relation' END);
         way_out := 'Ordinary and partitioned tables can be protected.';
     ELSIF found_table.oid < 16384 OR found_table.nspname LIKE 'pg\_%' AND found_table.relpersistence <> 't' OR found_table.nspname = 'information_schema' THEN
         reason := 'It is a system catalog.';
@@ -129,10 +129,10 @@ BEGIN
             reason := 'It is a generated column, which a trigger cannot see before the row is written.';
         ELSIF base.oid <> ALL ('{boolean,smallint,integer,bigint,oid,uuid,text,varchar,bpchar,bytea,date,time,timestamp,timestamptz}'::regtype[])
         THEN
-            reason := format('Equal values of type %s can have different bytes, or the bytes of a value can change.',
+            reason := format('Its type is %s: not every two equal values have the same bytes, or not for ever.',
                              format_type(part.atttypid, part.atttypmod));
         ELSIF base.oid = 'bpchar'::regtype AND base.typmod = -1 THEN
-            reason := 'Equal values of type character without a length can have different bytes.';
+            reason := 'Its type is character without a length: equal values can have different bytes.';
         ELSIF EXISTS (SELECT FROM pg_collation c WHERE c.oid = part.attcollation AND NOT c.collisdeterministic) THEN
             reason := 'Its collation is nondeterministic: equal values can have different bytes.';
         END IF;

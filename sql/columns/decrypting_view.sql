@@ -4,19 +4,14 @@ CREATE FUNCTION kms_wrap.kw_column_view_text(relation regclass, view_schema name
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     shown record;
+    row_key name[];
     arguments text;
     expressions text[] := '{}';
     plain text[] := '{}';
 BEGIN
     FOR shown IN
         SELECT a.attname, l.column_uuid, l.storage, l.original_type, l.tenant_column,
-            CASE WHEN a.attcollation <> 0 THEN format('%I.%I', n.nspname, o.collname) END AS collation_name,
-            -- Arguments of several collations would leave the result without one.
-            a.attcollation <> 'pg_catalog."default"'::regcollation OR EXISTS (
-                SELECT FROM pg_attribute k
-                WHERE k.attrelid = relation AND k.attcollation NOT IN (0, 'pg_catalog."default"'::regcollation)
-                    AND k.attname = ANY (kms_wrap.kw_column_row_key(relation, a.attname, l.tenant_column))
-            ) AS needs_collation
+            CASE WHEN a.attcollation <> 0 THEN format(' COLLATE %I.%I', n.nspname, o.collname) ELSE '' END AS collation_clause
         FROM pg_attribute a
         LEFT JOIN kms_wrap.kw_column_lookup(relation) l ON l.column_name = a.attname
         LEFT JOIN pg_collation o ON o.oid = a.attcollation
@@ -29,12 +24,17 @@ BEGIN
             expressions := expressions || format('t.%I', shown.attname);
             CONTINUE;
         END IF;
-        SELECT string_agg(format('t.%I', k), ', ' ORDER BY n) INTO arguments
-        FROM unnest(kms_wrap.kw_column_row_key(relation, shown.attname, shown.tenant_column)) WITH ORDINALITY u (k, n);
+        row_key := kms_wrap.kw_column_row_key(relation, shown.attname, shown.tenant_column);
+        SELECT string_agg(format('t.%I', k), ', ' ORDER BY n) INTO arguments FROM unnest(row_key) WITH ORDINALITY u (k, n);
+        -- Arguments of several collations would leave the result without one.
+        IF NOT EXISTS (SELECT FROM pg_attribute k WHERE k.attrelid = relation AND k.attname = ANY (row_key || shown.attname)
+                       AND k.attcollation NOT IN (0, 'pg_catalog."default"'::regcollation)) THEN
+            shown.collation_clause := '';
+        END IF;
         expressions := expressions || CASE shown.storage
             WHEN 'bytea' THEN format('kms_wrap.kw_open_column(%L, t.%I, %s) AS %2$I', shown.column_uuid, shown.attname, arguments)
             ELSE format('(kms_wrap.kw_open_column_text(%L, t.%I, %s)%s)::%s AS %2$I', shown.column_uuid, shown.attname, arguments,
-                        CASE WHEN shown.needs_collation THEN ' COLLATE ' || shown.collation_name ELSE '' END, shown.original_type)
+                        shown.collation_clause, shown.original_type)
         END;
         plain := plain || format('CASE WHEN NOT kms_wrap.kw_is_sealed(t.%I) THEN %L END', shown.attname, shown.attname);
     END LOOP;
@@ -47,9 +47,15 @@ BEGIN
 END
 $function$;
 
--- What DROP VIEW loses and a new view of that name needs again: owner, rights and comments, as statements.
-CREATE FUNCTION kms_wrap.kw_column_view_keep(decrypting_view regclass) RETURNS text[]
+-- What DROP VIEW loses and a new view of that name needs again: owner, rights and comments, as statements. Where the table's
+-- column has been renamed since, so will be the view's: what was granted on it is not granted again.
+CREATE FUNCTION kms_wrap.kw_column_view_keep(relation regclass, decrypting_view regclass) RETURNS text[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    WITH shown AS (
+        SELECT c.attnum, c.attname, c.attacl FROM pg_attribute c
+        WHERE c.attrelid = decrypting_view AND c.attnum > 0 AND (c.attname = 'kw_plain_columns' OR EXISTS (
+            SELECT FROM pg_attribute t WHERE t.attrelid = relation AND t.attname = c.attname AND t.attnum > 0 AND NOT t.attisdropped))
+    )
     SELECT array_agg(k.statement ORDER BY k.place, k.statement) FILTER (WHERE k.statement IS NOT NULL)
     FROM pg_class v
     CROSS JOIN LATERAL (
@@ -64,13 +70,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         SELECT 2, format('GRANT %s (%I) ON %s TO %s%s', a.privilege_type, c.attname, v.oid::regclass,
                          CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
                          CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
-        FROM pg_attribute c CROSS JOIN LATERAL aclexplode(c.attacl) a WHERE c.attrelid = v.oid AND a.grantee <> v.relowner
+        FROM shown c CROSS JOIN LATERAL aclexplode(c.attacl) a WHERE a.grantee <> v.relowner
         UNION ALL
         SELECT 3, format('COMMENT ON VIEW %s IS %L', v.oid::regclass, obj_description(v.oid, 'pg_class'))
         WHERE obj_description(v.oid, 'pg_class') IS NOT NULL
         UNION ALL
         SELECT 3, format('COMMENT ON COLUMN %s.%I IS %L', v.oid::regclass, c.attname, col_description(v.oid, c.attnum))
-        FROM pg_attribute c WHERE c.attrelid = v.oid AND c.attnum > 0 AND col_description(v.oid, c.attnum) IS NOT NULL
+        FROM shown c WHERE col_description(v.oid, c.attnum) IS NOT NULL
     ) k (place, statement)
     WHERE v.oid = decrypting_view
 $function$;

@@ -24,7 +24,10 @@ BEGIN
             USING ERRCODE = '55000', HINT = format('Protect it first: SELECT * FROM kms_wrap.kw_protect_column(%L, %L);', relation, column_name);
     ELSIF found_column.trigger_state = 'missing' THEN
         RAISE EXCEPTION 'the seal trigger of column "%" of table % is missing', column_name, relation
-            USING ERRCODE = '55000', HINT = 'Give the column back with kms_wrap.kw_unprotect_column() and protect it again.';
+            USING ERRCODE = '55000',
+                  HINT = format('CREATE TRIGGER %1$I BEFORE INSERT OR UPDATE ON %2$s FOR EACH ROW EXECUTE FUNCTION kms_wrap.kw_seal_column(%3$L); '
+                                'ALTER TABLE %2$s ENABLE ALWAYS TRIGGER %1$I;',
+                                'zzz_kw_seal_' || left(found_column.column_uuid::text, 8), relation, found_column.column_uuid);
     ELSIF found_column.trigger_state <> 'always' THEN
         RAISE EXCEPTION 'the seal trigger of column "%" of table % is disabled', column_name, relation
             USING ERRCODE = '55000',

@@ -25,7 +25,7 @@ BEGIN
         SELECT d.classid::regclass::text AS catalog, d.objid, d.objsubid, pg_describe_object(d.classid, d.objid, d.objsubid) AS description,
             r.contype, r.conname, r.conrelid::regclass AS conrelid, i.indexrelid::regclass AS index_name, x.adrelid::regclass AS adrelid,
             ga.attname AS generated_name, w.ev_class::regclass AS rule_relation, w.rulename, wc.relkind AS rule_relkind,
-            y.polname, y.polrelid::regclass AS polrelid, format('%I.%I', sn.nspname, st.stxname) AS statistics_name, tr.tgname,
+            y.polname, y.polrelid::regclass AS polrelid, quote_ident(sn.nspname) || '.' || quote_ident(st.stxname) AS statistics_name, tr.tgname,
             tr.tgrelid::regclass AS tgrelid, pb.pubname, pr.prrelid::regclass AS prrelid, f.oid::regprocedure AS function_name
         FROM dependents d
         LEFT JOIN pg_constraint r ON d.classid = 'pg_constraint'::regclass AND r.oid = d.objid
@@ -55,16 +55,21 @@ BEGIN
         END
         ORDER BY 1, pg_describe_object(d.classid, d.objid, d.objsubid) COLLATE "C"
     LOOP
-        object := found_object.description;
+        object := CASE found_object.rule_relkind WHEN 'v' THEN format('view %s', found_object.rule_relation)
+                      WHEN 'm' THEN format('materialized view %s', found_object.rule_relation) ELSE found_object.description END;
         remedy := CASE found_object.catalog
             WHEN 'pg_constraint' THEN
                 format('ALTER TABLE %s DROP CONSTRAINT %I;', found_object.conrelid, found_object.conname)
-                || CASE found_object.contype WHEN 'u' THEN ' then protect with blind_index => ''unique''' ELSE '' END
-            WHEN 'pg_class' THEN format('DROP INDEX %s; then protect with blind_index => ''index''', found_object.index_name)
+                || CASE WHEN found_object.contype = 'u' AND column_hex IS NULL THEN ' then protect with blind_index => ''unique''' ELSE '' END
+            WHEN 'pg_class' THEN
+                format('DROP INDEX %s;', found_object.index_name)
+                || CASE WHEN column_hex IS NULL THEN ' then protect with blind_index => ''index''' ELSE '' END
             WHEN 'pg_attrdef' THEN
                 format('ALTER TABLE %s ALTER COLUMN %I DROP EXPRESSION; or drop the column', found_object.adrelid, found_object.generated_name)
             WHEN 'pg_rewrite' THEN CASE found_object.rule_relkind
-                WHEN 'v' THEN format('DROP VIEW %s; then make it over the decrypting view', found_object.rule_relation)
+                WHEN 'v' THEN
+                    format('DROP VIEW %s; then make it %s', found_object.rule_relation,
+                           CASE WHEN column_hex IS NULL THEN 'over the decrypting view' ELSE 'again' END)
                 WHEN 'm' THEN format('DROP MATERIALIZED VIEW %s; it keeps plain values', found_object.rule_relation)
                 ELSE format('DROP RULE %I ON %s;', found_object.rulename, found_object.rule_relation)
             END

@@ -4,7 +4,7 @@
 
 use super::{
     catalog::{
-        column::{self, Column, NewColumn},
+        column::{self, NewColumn, Protected},
         policy,
     },
     grants::{self, Privilege},
@@ -43,7 +43,7 @@ pub(crate) fn register(new: &NewColumn<'_>) -> Result<Uuid, Failure> {
 }
 
 /// The protected columns of a table of the caller's, or the one of that name.
-pub(crate) fn lookup(relation: Oid, column_name: Option<&str>) -> Result<Vec<Column>, Failure> {
+pub(crate) fn lookup(relation: Oid, column_name: Option<&str>) -> Result<Vec<Protected>, Failure> {
     let table = check_owner(relation)?;
     let found = as_owner(|| column::find(relation, column_name))?;
     if let Some(copy) = found.iter().find(|c| !c.is_genuine) {

@@ -13,7 +13,7 @@ pub(crate) fn owned(relation: Oid) -> Result<Option<(String, bool)>, Failure> {
 
 #[allow(clippy::struct_field_names)] // columns of a table have their names
 /// A protected column as the steps of protecting, encrypting and giving back need it.
-pub(crate) struct Column {
+pub(crate) struct Protected {
     pub(crate) name: String,
     pub(crate) uuid: Uuid,
     pub(crate) policy: String,
@@ -41,9 +41,9 @@ const FIND: &str = "SELECT v.column_name::pg_catalog.text, v.column_uuid, v.poli
      ORDER BY v.column_name";
 
 /// The protected columns of a table, or the one of that name.
-pub(crate) fn find(relation: Oid, column_name: Option<&str>) -> Result<Vec<Column>, Failure> {
+pub(crate) fn find(relation: Oid, column_name: Option<&str>) -> Result<Vec<Protected>, Failure> {
     spi::select(FIND, &[relation.into(), column_name.into()], |row| {
-        Ok(Column {
+        Ok(Protected {
             name: row.next()?,
             uuid: row.next()?,
             policy: row.next()?,

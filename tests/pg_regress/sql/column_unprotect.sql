@@ -1,0 +1,91 @@
+-- kw_unprotect_column: the old table back, from every state.
+\pset footer off
+\pset null '-'
+\set SHOW_CONTEXT never
+SELECT count(*) FROM kms_wrap.kw_quickstart() \g /dev/null
+-- uuids differ from run to run.
+CREATE FUNCTION masked(t text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT regexp_replace(regexp_replace(regexp_replace(t, '[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}', '<uuid>', 'g'),
+        '[0-9a-f]{32}', '<hex>', 'g'), '(zzz_kw_seal)_[0-9a-f]{8}', '\1_<hex>', 'g')
+$$;
+CREATE TABLE t (id integer PRIMARY KEY, a varchar(20) DEFAULT 'none' NOT NULL, b char(5), c text COLLATE "C", d bytea, e text);
+COMMENT ON COLUMN t.a IS 'A comment.';
+GRANT SELECT (a), UPDATE (b) ON t TO pg_monitor;
+INSERT INTO t SELECT i, 'a' || i, 'b' || i, 'c' || i, decode(lpad(to_hex(i), 8, '0'), 'hex'), 'e' || i FROM generate_series(1, 50) i;
+INSERT INTO t VALUES (51, '', '', '', '', ''), (52, 'ż', 'żó', 'żółw 🐢', '\x00', NULL);
+INSERT INTO t SELECT 53, 'long', NULL, string_agg(md5(i::text), ''), decode(string_agg(md5(i::text), ''), 'hex'), repeat('x', 100000) FROM generate_series(1, 3000) i;
+CREATE TABLE before AS SELECT * FROM t;
+CREATE VIEW definition AS
+SELECT a.attnum, a.attname, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull, a.attstorage, COALESCE(a.attstattarget, -1) AS statistics, a.attcollation::regcollation AS collation, a.attacl,
+    col_description(a.attrelid, a.attnum) AS comment, pg_get_expr(d.adbin, d.adrelid) AS default
+FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum WHERE a.attrelid = 't'::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum;
+CREATE TABLE definition_before AS SELECT * FROM definition;
+-- A view on t would be in the way.
+CREATE FUNCTION differences() RETURNS TABLE (rows bigint, columns bigint, checks bigint, triggers bigint, indexes bigint, registered bigint) LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN QUERY SELECT (SELECT count(*) FROM (TABLE t EXCEPT ALL TABLE before) x) + (SELECT count(*) FROM (TABLE before EXCEPT ALL TABLE t) x),
+        (SELECT count(*) FROM (TABLE definition EXCEPT ALL TABLE definition_before) x), (SELECT count(*) FROM pg_constraint WHERE conrelid = 't'::regclass AND contype = 'c'),
+        (SELECT count(*) FROM pg_trigger WHERE tgrelid = 't'::regclass), (SELECT count(*) FROM pg_index WHERE indrelid = 't'::regclass), (SELECT count(*) FROM kms_wrap.protected_columns);
+END
+$$;
+
+-- From 'encrypting', with old and new rows: values that are plain come back as they are.
+SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('t', 'a', blind_index => 'index');
+UPDATE t SET e = e WHERE id % 2 = 0;
+SELECT kms_wrap.kw_is_sealed(a) AS is_sealed, count(*) FROM t GROUP BY 1 ORDER BY 1;
+SELECT step, masked(detail) AS detail FROM kms_wrap.kw_unprotect_column('t', 'a');
+SELECT * FROM differences();
+SELECT * FROM definition EXCEPT TABLE definition_before;
+SELECT to_regclass('t_decrypted') AS view;
+
+-- Protected again, that is another column, with all of them, and from 'protected'.
+SELECT count(*) > 0 AS protected FROM unnest('{a,b,c,d,e}'::name[]) c, kms_wrap.kw_protect_column('t', c);
+SELECT 'CALL kms_wrap.kw_encrypt_column(''t'', ''' || c || ''', batch_size => 60)' FROM unnest('{a,b,c,d,e}'::name[]) c \gexec
+SELECT column_name, status FROM kms_wrap.kw_protected_columns ORDER BY 1;
+SELECT count(*) AS same FROM before b JOIN t_decrypted d USING (id, a, c, d) WHERE (b.b, b.e) IS NOT DISTINCT FROM (d.b, d.e);
+SELECT count(*) AS plain FROM t WHERE a LIKE 'a%' OR b LIKE 'b%' OR c LIKE 'c%' OR e LIKE 'e%' OR octet_length(d) < 60;
+SELECT column_name, count(*) AS steps FROM unnest('{e,b,a,d,c}'::name[]) WITH ORDINALITY u (column_name, n), kms_wrap.kw_unprotect_column('t', column_name) GROUP BY n, 1 ORDER BY n;
+SELECT * FROM differences();
+-- The default's expression was cast once.
+SELECT attname, "default" FROM definition EXCEPT SELECT attname, "default" FROM definition_before;
+
+-- An empty table; a view, a trigger and an index that somebody has dropped already.
+CREATE TABLE empty (id integer PRIMARY KEY, secret varchar(9));
+SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('empty', 'secret', blind_index => 'index');
+DROP VIEW empty_decrypted;
+DROP INDEX empty_secret_bidx_idx;
+SELECT tgname AS seal_trigger FROM pg_trigger WHERE tgrelid = 'empty'::regclass \gset
+DROP TRIGGER :seal_trigger ON empty;
+SELECT decrypting_view, trigger_state FROM kms_wrap.kw_protected_columns;
+SELECT masked(detail) AS detail FROM kms_wrap.kw_unprotect_column('empty', 'secret');
+INSERT INTO empty VALUES (1, 'plain');
+SELECT * FROM empty;
+-- The view was dropped and there is another protected column.
+SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('empty', 'secret');
+DROP VIEW empty_decrypted;
+ALTER TABLE empty ADD other text;
+SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('empty', 'other', view_name => 'empty_plain');
+SELECT * FROM empty_plain;
+SELECT count(*) > 0 AS given_back FROM kms_wrap.kw_unprotect_column('empty', 'secret');
+SELECT * FROM empty_plain;
+SELECT count(*) > 0 AS given_back FROM kms_wrap.kw_unprotect_column('empty', 'other');
+
+-- A roll-back leaves it protected.
+SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('t', 'a');
+BEGIN;
+SELECT count(*) > 0 AS given_back FROM kms_wrap.kw_unprotect_column('t', 'a');
+ROLLBACK;
+SELECT trigger_state, status FROM kms_wrap.kw_protected_columns;
+SELECT id, a, kw_plain_columns FROM t_decrypted WHERE id = 1;
+SELECT count(*) > 0 AS given_back FROM kms_wrap.kw_unprotect_column('t', 'a');
+
+-- What cannot be given back.
+SELECT * FROM kms_wrap.kw_unprotect_column(NULL, 'a');
+SELECT * FROM kms_wrap.kw_unprotect_column('t', NULL);
+SELECT * FROM kms_wrap.kw_unprotect_column('t', 'a');
+SELECT * FROM kms_wrap.kw_unprotect_column('t', 'nothing');
+SELECT * FROM kms_wrap.kw_unprotect_column('before', 'a');
+CREATE TABLE keyless (id integer PRIMARY KEY, secret text);
+SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('keyless', 'secret');
+ALTER TABLE keyless DROP CONSTRAINT keyless_pkey;
+SELECT * FROM kms_wrap.kw_unprotect_column('keyless', 'secret');
