@@ -10,7 +10,7 @@ use aes_gcm::{
 use pgrx::{pg_guard, pg_sys, varlena};
 use std::cell::{Cell, OnceCell};
 
-pgrx::pg_module_magic!(c"kms_wrap_floor", c"0");
+pgrx::pg_module_magic!();
 
 const HEAD: usize = 44;
 const TAG: usize = 16;
