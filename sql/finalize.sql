@@ -47,7 +47,7 @@ COMMENT ON FUNCTION kms_wrap.kw_verify IS
 COMMENT ON FUNCTION kms_wrap.kw_health IS
     'State of root keys, providers, keys, wrappers, worker and settings: component, name, status, detail and what to do about it.';
 COMMENT ON FUNCTION kms_wrap.kw_schedule_rewrap IS
-    'Queues a rewrap of all wrappers that every given selector matches, and returns the campaign''s id; dry_run makes none. Wrappers that have the targets already are counted only. At most rate_per_second wrappers a second. 22023, 42704, 55000 from_key is still picked by a policy.';
+    'Queues a rewrap of all wrappers that every given selector matches, and returns the campaign''s id; dry_run makes none. Needs manage on the policy, which must then be given, or the extension''s owner. Wrappers that have the targets already are counted only. At most rate_per_second wrappers a second. 22023, 42704, 55000 from_key is still picked by a policy.';
 COMMENT ON FUNCTION kms_wrap.kw_pause IS 'Pauses a campaign; jobs being worked on end. 42704, 55000 not running.';
 COMMENT ON FUNCTION kms_wrap.kw_resume IS 'Lets a paused campaign go on. 42704, 55000 not paused.';
 COMMENT ON FUNCTION kms_wrap.kw_cancel IS 'Ends a campaign; jobs not begun are cancelled, those being worked on end. 42704, 55000 ended already.';

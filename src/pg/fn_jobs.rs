@@ -5,9 +5,13 @@ use super::{
         campaign::{self, Change, NewCampaign, Selector},
         job, key, policy, setup, wrapper,
     },
+    deks,
+    grants::{self, Privilege},
     jobs,
     json_arg::JsonArg,
+    owner,
     report::{Failure, required},
+    revocation,
     rewrap::Targets,
 };
 use pgrx::{
@@ -55,26 +59,44 @@ fn kw_schedule_rewrap(
     };
     let target_layers = target_layers.map(|json| json.value("target_layers")).transpose()?;
     let targets = Targets::new(target_kms1, target_kms2, target_layers.as_ref())?;
-    let selector = selector(wrapper, from_key, from_provider, policy, older_than)?;
-    check_targets(&targets, selector.policy)?;
-    if let Some(key) = selector.from_key {
-        check_source(key)?;
+    let schedule = || {
+        let selector = selector(wrapper, from_key, from_provider, policy, older_than)?;
+        check_targets(&targets, selector.policy)?;
+        if let Some(key) = selector.from_key {
+            check_source(key)?;
+        }
+        let priority = required("priority", priority)?;
+        let new = NewCampaign { selector, target_kms1, target_kms2, target_layers, scheduled_at, rate_per_second, window, priority };
+        if required("dry_run", dry_run)? {
+            let counts = campaign::dry_run(&new)?;
+            notice!("would rewrap {} wrappers; {} have these keys already", counts.queued, counts.current);
+            return Ok(None);
+        }
+        let (id, counts) = campaign::schedule(new)?;
+        notice!(
+            "campaign {id}: {} wrappers queued, {} have these keys already, {} wait for another campaign",
+            counts.queued,
+            counts.current,
+            counts.blocked
+        );
+        Ok(Some(id))
+    };
+    Ok(managing(policy, schedule)?)
+}
+
+/// Runs `f` for whoever may manage the policy, as the extension's owner; its owner and superusers need not name one.
+fn managing<T>(policy: Option<&str>, f: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    if grants::is_owner()? {
+        return f();
     }
-    let priority = required("priority", priority)?;
-    let new = NewCampaign { selector, target_kms1, target_kms2, target_layers, scheduled_at, rate_per_second, window, priority };
-    if required("dry_run", dry_run)? {
-        let counts = campaign::dry_run(&new)?;
-        notice!("would rewrap {} wrappers; {} have these keys already", counts.queued, counts.current);
-        return Ok(None);
-    }
-    let (id, counts) = campaign::schedule(new)?;
-    notice!(
-        "campaign {id}: {} wrappers queued, {} have these keys already, {} wait for another campaign",
-        counts.queued,
-        counts.current,
-        counts.blocked
-    );
-    Ok(Some(id))
+    let name = policy.ok_or_else(|| {
+        let limit = "Roles with the privilege \"manage\" on a policy schedule rewraps of its wrappers.";
+        Failure::bad_argument("argument \"policy\" must be given", limit)
+    })?;
+    revocation::poll();
+    let policy = deks::policy(name)?;
+    grants::require(policy.id, &policy.name, Privilege::Manage)?;
+    owner::as_owner(f)
 }
 
 /// At least one condition, and each names something that exists.

@@ -110,9 +110,19 @@ fn look_up(question: Question) -> Result<bool, Failure> {
     }
 }
 
-fn read((user, policy, privilege): Question) -> Result<bool, Failure> {
+/// Whether the current role is a superuser or has the rights of the extension's owner.
+pub(crate) fn is_owner() -> Result<bool, Failure> {
+    has_all(owner::current_user())
+}
+
+fn has_all(user: pg_sys::Oid) -> Result<bool, Failure> {
+    let owner = owner::owner()?;
     // SAFETY: look-ups in system caches, for oids that came from there.
-    if unsafe { pg_sys::superuser_arg(user) } || unsafe { pg_sys::has_privs_of_role(user, owner::owner()?) } {
+    Ok(unsafe { pg_sys::superuser_arg(user) || pg_sys::has_privs_of_role(user, owner) })
+}
+
+fn read((user, policy, privilege): Question) -> Result<bool, Failure> {
+    if has_all(user)? {
         return Ok(true);
     }
     let roles = owner::reading_now(|| grant::roles(policy, privilege.name()))?;

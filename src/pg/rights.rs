@@ -72,7 +72,7 @@ fn routines(privilege: Privilege) -> &'static [&'static str] {
         Privilege::Unwrap => &["kw_unwrap"],
         Privilege::Import => &["kw_wrap_dek"],
         Privilege::Index => &["kw_blind_index", "kw_blind_index_bytea"],
-        Privilege::Manage => &["kw_rewrap", "kw_rotate_dek", "kw_rotate_column_index"],
+        Privilege::Manage => &["kw_rewrap", "kw_rotate_dek", "kw_rotate_column_index", "kw_schedule_rewrap"],
     }
 }
 
