@@ -3,14 +3,15 @@
 -- The statements of a run, and where the last one stopped. Their names and operators are all qualified: they run with the caller's
 -- search_path, which the table's own triggers may need.
 CREATE FUNCTION kms_wrap.kw_column_plan(relation regclass, column_name name)
-RETURNS TABLE (status text, rows_total bigint, rows_done bigint, last_key text[], count_all text, count_todo text, next_key text, seal text, validate text[])
+RETURNS TABLE (
+    status text, rows_total bigint, rows_done bigint, last_key text[], is_rotating boolean, members regclass[], count_all text, count_todo text,
+    next_key text, seal text, validate text[])
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     found_column record;
     arguments text;
     keys text;
     todo text;
-    plain text;
     key_texts text;
     from_key text;
     upto_key text;
@@ -42,11 +43,12 @@ BEGIN
     -- Plain, or under an older data key: the trigger seals both anew when the row is updated.
     todo := format('(NOT kms_wrap.kw_is_current(%L, t.%I, %s)', found_column.column_uuid, column_name, arguments);
     generation := kms_wrap.kw_column_index_generation(relation, column_name);
-    IF generation IS NOT NULL THEN
-        todo := todo || format(' OR (t.%I IS NOT NULL AND pg_catalog.get_byte(t.%I, 0) OPERATOR(pg_catalog.<>) %s)', column_name, found_column.index_column, generation);
+    IF found_column.index_column IS NOT NULL THEN
+        todo := todo || format(' OR (t.%I IS NOT NULL AND (t.%2$I IS NULL', column_name, found_column.index_column)
+            || CASE WHEN generation IS NULL THEN ''
+                    ELSE format(' OR pg_catalog.get_byte(t.%I, 0) OPERATOR(pg_catalog.<>) %s', found_column.index_column, generation) END || '))';
     END IF;
     todo := todo || ')';
-    plain := format('t.%I', column_name);
 
     -- Keys travel as text, in the form that doesn't depend on settings: JSON's.
     SELECT string_agg(format('t.%I', k.attname), ', ' ORDER BY k.n),
@@ -74,6 +76,8 @@ BEGIN
     rows_total := found_column.rows_total;
     rows_done := found_column.rows_done;
     last_key := found_column.last_key;
+    is_rotating := generation IS NOT NULL;
+    SELECT array_agg(t.member) INTO members FROM kms_wrap.kw_column_tables(relation) t WHERE t.is_leaf;
     count_all := format('SELECT pg_catalog.count(*) FROM %s t', relation);
     count_todo := format('SELECT pg_catalog.count(*) FROM %s t WHERE %s', relation, todo);
     next_key := format(
@@ -81,8 +85,8 @@ BEGIN
         'ORDER BY s.n DESC LIMIT 1', key_texts, keys, relation, from_key);
     -- Rows that somebody else has locked are left for later, so that nobody waits for anybody.
     seal := format(
-        'UPDATE %1$s t SET %2$I = %3$s FROM (SELECT %4$s FROM %1$s t WHERE %5$s AND %6$s AND %7$s FOR UPDATE SKIP LOCKED) p '
-        'WHERE %8$s AND %5$s AND %6$s', relation, column_name, plain, keys, from_key, upto_key, todo, match);
+        'UPDATE %1$s t SET %2$I = t.%2$I FROM (SELECT %3$s FROM %1$s t WHERE %4$s AND %5$s AND %6$s FOR UPDATE SKIP LOCKED) p '
+        'WHERE %7$s AND %4$s AND %5$s', relation, column_name, keys, from_key, upto_key, todo, match);
     SELECT array_agg(format('ALTER TABLE %s VALIDATE CONSTRAINT %I', relation, c.conname) ORDER BY c.conname) INTO validate
     FROM pg_constraint c
     WHERE c.conrelid = relation AND c.contype = 'c' AND NOT c.convalidated
@@ -135,6 +139,7 @@ DECLARE
     rewrites pg_catalog.text[];
     clean_ups pg_catalog.text[];
     is_locked pg_catalog.bool;
+    is_past pg_catalog.bool;
 BEGIN
     IF argument IS NOT NULL THEN
         RAISE EXCEPTION 'argument "%" must not be null', argument USING ERRCODE = '22004';
@@ -146,8 +151,10 @@ BEGIN
     total := plan.rows_total;
     done := plan.rows_done;
     key := plan.last_key;
+    -- Every transaction that began before what is to be done now is older than this one.
+    boundary := pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text::pg_catalog.int8;
     EXECUTE plan.count_todo INTO remaining;
-    IF remaining OPERATOR(pg_catalog.=) 0 AND plan.status OPERATOR(pg_catalog.=) 'protected' THEN
+    IF remaining OPERATOR(pg_catalog.=) 0 AND plan.status OPERATOR(pg_catalog.=) 'protected' AND NOT plan.is_rotating THEN
         RAISE NOTICE 'nothing to do: all values of column "%" of table % are encrypted', column_name, relation;
         RETURN;
     END IF;
@@ -197,10 +204,29 @@ BEGIN
         END IF;
     END LOOP;
 
-    PERFORM kms_wrap.kw_column_settle_index(relation, column_name);
-    COMMIT;
+    IF plan.is_rotating THEN
+        -- A transaction that was under way when the rotation began can still bring entries of the old generation.
+        deadline := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) max_wait;
+        LOOP
+            is_past := plan.members IS NULL OR kms_wrap.kw_column_is_past(plan.members[1], boundary);
+            EXIT WHEN is_past OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>) deadline;
+            COMMIT;
+            PERFORM pg_catalog.pg_sleep(0.5);
+            COMMIT;
+        END LOOP;
+        COMMIT;
+        EXECUTE plan.count_todo INTO remaining;
+        IF is_past AND remaining OPERATOR(pg_catalog.=) 0 THEN
+            PERFORM kms_wrap.kw_column_settle_index(relation, column_name);
+        ELSE
+            RAISE WARNING 'both generations of the blind index of column "%" of table % stay in use', column_name, relation
+                USING DETAIL = 'A transaction from before the rotation is still under way, or has just ended.',
+                      HINT = 'Call kms_wrap.kw_encrypt_column() again when it has ended.';
+        END IF;
+        COMMIT;
+    END IF;
     IF plan.status OPERATOR(pg_catalog.=) 'protected' THEN
-        RAISE NOTICE 'all values of column "%" of table % are under the current data key', column_name, relation;
+        RAISE NOTICE 'all values of column "%" of table % are under the current keys', column_name, relation;
         RETURN;
     END IF;
     FOREACH statement IN ARRAY COALESCE(plan.validate, '{}') LOOP

@@ -3,9 +3,9 @@ CREATE VIEW kms_wrap.kw_protected_columns WITH (security_barrier) AS
 SELECT p.column_uuid, s.conrelid::regclass AS relation, COALESCE(n.nspname, p.schema_name) AS schema_name,
     COALESCE(c.relname, p.table_name) AS table_name, COALESCE(a.attname, p.column_name) AS column_name, e.policy_name, p.status,
     p.rows_total, p.rows_done,
-    CASE WHEN p.status <> 'encrypting' THEN 100.0 WHEN p.rows_total > 0 THEN least(round(100.0 * p.rows_done / p.rows_total, 1), 100.0) END AS percent,
+    CASE WHEN p.rows_total > 0 THEN least(round(100.0 * p.rows_done / p.rows_total, 1), 100.0) WHEN p.status <> 'encrypting' THEN 100.0 END AS percent,
     p.original_type, p.storage, ta.attname AS tenant_column, ia.attname AS index_column, p.index_bytes, p.index_normalisation,
-    p.index_unique, v.oid::regclass AS decrypting_view, t.state AS trigger_state, s.convalidated AS is_validated,
+    p.index_unique, p.index_generation, p.index_old_generation, v.oid::regclass AS decrypting_view, t.state AS trigger_state, s.convalidated AS is_validated,
     CASE WHEN s.oid IS NOT NULL THEN EXISTS (SELECT FROM pg_index k WHERE k.indrelid = s.conrelid AND k.indisprimary) END AS has_primary_key,
     -- A copy of the table's definition has the constraint too; the table itself is then told by its name.
     count(s.oid) OVER same > 1 AS has_copies, (n.nspname, c.relname) = (p.schema_name, p.table_name) AS has_recorded_name,

@@ -17,7 +17,7 @@ use pgrx::{
 };
 
 /// Fails unless the current role owns the relation; returns its name.
-pub(crate) fn check_owner(relation: Oid) -> Result<String, Failure> {
+fn check_owner(relation: Oid) -> Result<String, Failure> {
     match column::owned(relation)? {
         Some((name, true)) => Ok(name),
         Some((name, false)) => Err(Failure::not_owner(&name)),

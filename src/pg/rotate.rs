@@ -55,7 +55,8 @@ pub(crate) fn rotate_index(relation: pg_sys::Oid, name: &str) -> Result<i16, Fai
 
 /// Ends a rotation: no row has an entry of the old generation any more.
 pub(crate) fn settle_index(relation: pg_sys::Oid, name: &str) -> Result<(), Failure> {
-    let uuid = protected::by_name(relation, name)?;
-    columns::check_owner(relation)?;
-    owner::as_owner(|| rows::settle_generation(Uuid::from_bytes(uuid)))
+    let found = columns::lookup(relation, Some(name))?.into_iter().next();
+    let found = found.ok_or_else(|| Failure::unknown("protected column", name))?;
+    columns::check_rights(relation, &found.policy)?;
+    owner::as_owner(|| rows::settle_generation(found.uuid))
 }

@@ -130,8 +130,10 @@ DROP TABLE alice.t CASCADE;
 SELECT relation, schema_name, table_name, column_name, status, trigger_state, is_validated, has_primary_key FROM kms_wrap.kw_protected_columns ORDER BY column_name;
 SET ROLE :alice;
 SELECT kms_wrap.kw_column_unregister(:'uuid');
+\set VERBOSITY sqlstate
 SELECT kms_wrap.kw_column_unregister(:'uuid');
 SELECT kms_wrap.kw_column_unregister(NULL);
+\set VERBOSITY default
 RESET ROLE;
 SELECT column_name FROM kms_wrap.kw_protected_columns;
 SELECT kms_wrap.kw_revoke(p, 'default', r::regrole) FROM unnest(ARRAY['encrypt', 'decrypt']) p, unnest(ARRAY[:'alice', :'mallory']) r \g /dev/null
