@@ -30,7 +30,7 @@ pub(crate) struct Entry {
     cipher: Option<ValueCipher>,
     index: Option<IndexKey>,
     epoch: u64,
-    expires: i64,
+    opened: i64,
     uses_left: u64,
     touched: bool,
     tentative: bool,
@@ -119,8 +119,9 @@ impl Entry {
         self.cipher.as_mut().ok_or_else(|| Failure::internal("cipher"))
     }
 
-    fn is_fresh(&self, epoch: u64) -> bool {
-        self.epoch == epoch && self.uses_left > 0 && revocation::now() <= self.expires
+    /// Whether it may still be kept. Asked anew each time, so that a shorter time to live counts for what is held too.
+    fn is_alive(&self) -> bool {
+        self.uses_left > 0 && revocation::now() <= self.opened.saturating_add(ttl(&self.policy))
     }
 }
 
@@ -201,13 +202,13 @@ pub(crate) fn find<T>(wrapper: &[u8; 16], f: impl FnOnce(&mut Entry) -> T) -> Fo
     CACHE.with_borrow_mut(|cache| {
         let Some(place) = cache.place(wrapper) else { return Found::Nothing };
         let Some(entry) = cache.entries.get_mut(place) else { return Found::Nothing };
-        if entry.is_fresh(epoch) {
+        if entry.is_alive() {
+            if entry.epoch != epoch {
+                return Found::Outdated;
+            }
             entry.touched = true;
             entry.uses_left -= 1;
             return Found::Fresh(f(entry));
-        }
-        if entry.epoch != epoch && entry.uses_left > 0 && revocation::now() <= entry.expires {
-            return Found::Outdated;
         }
         cache.remove(place);
         Found::Nothing
@@ -227,9 +228,16 @@ pub(crate) fn confirm(wrapper: &[u8; 16], epoch: u64, policy: Rc<Policy>, is_act
     });
 }
 
+/// How long a policy's DEKs may be held, in microseconds.
+fn ttl(policy: &Policy) -> i64 {
+    policy.cache_ttl.min(gucs::cache_ttl())
+}
+
 /// Takes a DEK in.
 pub(crate) fn insert(new: NewEntry) {
-    let (limit, ttl) = (gucs::cache_entries(), new.policy.cache_ttl.min(gucs::cache_ttl()));
+    let limit = gucs::cache_entries();
+    // Without a time to live it serves the call that it was read for.
+    let uses_left = if ttl(&new.policy) == 0 { 1 } else { gucs::cache_uses() };
     let entry = Entry {
         wrapper: new.wrapper,
         policy: new.policy,
@@ -240,9 +248,8 @@ pub(crate) fn insert(new: NewEntry) {
         cipher: None,
         index: None,
         epoch: new.epoch,
-        expires: revocation::now().saturating_add(ttl),
-        // Without a time to live it serves the call that it was read for.
-        uses_left: if ttl == 0 { 1 } else { gucs::cache_uses() },
+        opened: revocation::now(),
+        uses_left,
         touched: false,
         tentative: transaction::is_tentative(),
     };
