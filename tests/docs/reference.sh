@@ -7,11 +7,11 @@
 members="SELECT d.classid, d.objid FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
          WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'kms_wrap'"
 
-# The functions that people call, as the README writes them.
+# The functions that people call, as the README writes them. Of kw_column_* it has the names: they are steps of others.
 signatures="SELECT p.proname || '(' || regexp_replace(replace(pg_get_function_arguments(p.oid), ' DEFAULT ', ' = '),
                                                     '::[a-z ]+(?=,|\$)', '', 'g') || ')'
             FROM pg_proc p JOIN ($members) m ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid
-            WHERE p.prorettype <> 'trigger'::regtype ORDER BY 1"
+            WHERE p.prorettype <> 'trigger'::regtype AND p.proname !~ '^kw_column_' ORDER BY 1"
 
 names="SELECT p.proname FROM pg_proc p JOIN ($members) m ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid
        UNION SELECT c.relname FROM pg_class c JOIN ($members) m ON m.classid = 'pg_class'::regclass AND m.objid = c.oid
