@@ -178,8 +178,19 @@ pub fn aad(head: &Head, context: &ValueContext, out: &mut Vec<u8>) {
 }
 
 /// Where a value belongs. Not stored: whoever opens the value has to know it.
-#[derive(Clone, PartialEq, Eq, Default)]
+#[derive(PartialEq, Eq, Default)]
 pub struct ValueContext(Vec<u8>);
+
+impl Clone for ValueContext {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+
+    // What derive() makes would not use the memory again.
+    fn clone_from(&mut self, source: &Self) {
+        self.0.clone_from(&source.0);
+    }
+}
 
 impl ValueContext {
     /// `0x01 | encoded caller context`: a free call.

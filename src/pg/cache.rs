@@ -1,6 +1,6 @@
 //! This backend's opened DEKs, and what was read on the way to them. Memory only; nothing here asks the catalog or a provider.
 
-use super::{catalog::policy::Policy, gucs, report::Failure, revocation, transaction};
+use super::{catalog::policy::Policy, gucs, report::Failure, revocation, transaction, uuid_hash::UuidMap};
 use crate::{
     core::{
         blind_index::IndexKey,
@@ -9,7 +9,7 @@ use crate::{
     },
     provider::entropy::SystemEntropy,
 };
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{cell::RefCell, rc::Rc};
 
 /// Message keys that one DEK keeps: rows of one transaction share one, rows of many writers have one each.
 const MESSAGE_KEYS: usize = 64;
@@ -62,7 +62,7 @@ struct OwnRun {
     run: Run,
     key: MessageKey,
     transaction: u64,
-    process: u32,
+    process: i32,
 }
 
 impl Entry {
@@ -81,7 +81,7 @@ impl Entry {
 
     /// A nonce that was never used with this DEK, and the key of it: prefix, second half, key.
     pub(crate) fn next_nonce(&mut self) -> Result<([u8; 12], [u8; 12], &MessageKey), Failure> {
-        let (transaction, process) = (transaction::serial(), std::process::id());
+        let (transaction, process) = (transaction::serial(), this_process());
         let cipher = self.cipher()?;
         let usable = cipher.run.as_ref().is_some_and(|r| r.transaction == transaction && r.process == process);
         let nonce = if usable { cipher.run.as_mut().and_then(|r| r.run.next_nonce()) } else { None };
@@ -141,10 +141,17 @@ impl ValueCipher {
     }
 }
 
+/// The process that this is, which a fork changes; PostgreSQL keeps it, so that asking costs no system call.
+#[allow(unsafe_code)]
+fn this_process() -> i32 {
+    // SAFETY: reads a variable of this process.
+    unsafe { pgrx::pg_sys::MyProcPid }
+}
+
 /// Entries in places that stay, found by wrapper.
 #[derive(Default)]
 struct Cache {
-    places: HashMap<[u8; 16], usize>,
+    places: UuidMap<[u8; 16], usize>,
     entries: Vec<Entry>,
     last: usize,
     hand: usize,

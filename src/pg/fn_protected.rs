@@ -93,14 +93,14 @@ fn uuid_datum(uuid: [u8; 16]) -> pg_sys::Datum {
 
 /// The row that a call names: its key columns, and its tenant, are the arguments after the value.
 fn row_of(args: &Args, column: &Column) -> Result<RowContext, Failure> {
-    let mut keys = Vec::with_capacity(args.len());
-    for n in 2..args.len() {
-        let datum = args.datum(n).ok_or_else(|| Failure::null("row_key"))?;
-        let kind = KeyKind::of(args.type_of(n))?;
+    let kinds = args.remembered(|| (2..args.len()).map(|n| KeyKind::of(args.type_of(n))).collect())?;
+    RowContext::new(column, kinds.len(), |n, give| {
+        let datum = args.datum(n + 2).ok_or_else(|| Failure::null("row_key"))?;
+        let kind = kinds.get(n).ok_or_else(|| Failure::internal("row_key"))?;
         // SAFETY: the argument is of the type that the kind was made of.
-        keys.push(unsafe { kind.with_bytes(datum, <[u8]>::to_vec) });
-    }
-    RowContext::new(column, &keys)
+        unsafe { kind.with_bytes(datum, give) };
+        Ok(())
+    })
 }
 
 /// What PostgreSQL tells a trigger.
@@ -122,11 +122,23 @@ fn call(args: &Args) -> Result<Call<'_>, Failure> {
     // SAFETY: a trigger in progress; its arguments are NUL-terminated strings, as many as it says.
     let argument = unsafe {
         let trigger = &*data.tg_trigger;
-        if trigger.tgnargs == 1 { CStr::from_ptr(*trigger.tgargs).to_str().ok() } else { None }
+        if trigger.tgnargs == 1 { Some(CStr::from_ptr(*trigger.tgargs).to_bytes()) } else { None }
     };
     let mut column = [0; 16];
-    let named = argument.is_some_and(|uuid| hex::decode_to_slice(uuid.replace('-', ""), &mut column).is_ok());
+    let named = argument.is_some_and(|uuid| read_uuid(uuid, &mut column));
     if fired_right && named { Ok(Call { data, is_update: operation == pg_sys::TRIGGER_EVENT_UPDATE, column }) } else { Err(wrong()) }
+}
+
+/// A uuid as text. Read for every row, so without a copy.
+fn read_uuid(text: &[u8], uuid: &mut [u8; 16]) -> bool {
+    let digits = text.iter().filter(|c| **c != b'-').filter_map(|c| char::from(*c).to_digit(16).and_then(|d| u8::try_from(d).ok()));
+    let mut n = 0_usize;
+    for digit in digits {
+        let Some(byte) = uuid.get_mut(n / 2) else { return false };
+        *byte = *byte << 4 | digit;
+        n += 1;
+    }
+    n == 32 && text.len() == 36
 }
 
 /// A row in the trigger's hands.
@@ -139,17 +151,18 @@ impl Tuple {
     fn get(&self, attribute: i16) -> Option<pg_sys::Datum> {
         let mut is_null = false;
         // SAFETY: tuple and descriptor belong together, and live as long as the trigger's call.
-        let datum = unsafe { pg_sys::SPI_getbinval(self.tuple, self.types, attribute.into(), &raw mut is_null) };
+        let datum = unsafe { pg_sys::heap_getattr(self.tuple, attribute.into(), self.types, &mut is_null) };
         (!is_null).then_some(datum)
     }
 
-    fn keys(&self, place: &Place) -> Result<Vec<Vec<u8>>, Failure> {
-        let key = |(attribute, kind): &(i16, KeyKind)| {
+    fn context(&self, column: &Column, place: &Place) -> Result<RowContext, Failure> {
+        RowContext::new(column, place.keys.len(), |n, give| {
+            let (attribute, kind) = place.keys.get(n).ok_or_else(|| Failure::internal("key column"))?;
             let datum = self.get(*attribute).ok_or_else(|| Failure::null("key or tenant column"))?;
             // SAFETY: the kind was made of this column's type.
-            Ok(unsafe { kind.with_bytes(datum, <[u8]>::to_vec) })
-        };
-        place.keys.iter().map(key).collect()
+            unsafe { kind.with_bytes(datum, give) };
+            Ok(())
+        })
     }
 }
 
@@ -167,7 +180,7 @@ fn seal_column(args: &Args) -> Result<pg_sys::Datum, Failure> {
             (None, tuple(call.data.tg_trigtuple))
         };
         let is_replica = pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA.cast_signed();
-        (relation.rd_id, old, new, pg_sys::GetCurrentStatementStartTimestamp(), is_replica)
+        (relation.rd_id, old, new, revocation::statement(), is_replica)
     };
     let place = protected::place(relation, &column)?;
     let Some(value) = new.get(place.value) else {
@@ -177,18 +190,17 @@ fn seal_column(args: &Args) -> Result<pg_sys::Datum, Failure> {
     let limit = if column.is_text { MAX_TEXT } else { MAX_BYTEA };
     // SAFETY: the column is of type text or bytea, as its CHECK constraint says.
     unsafe { varlena::check_len(value, "value", limit)? };
-    let keys = new.keys(&place)?;
-    let row = RowContext::new(&column, &keys)?;
+    let row = new.context(&column, &place)?;
     let unchanged = old.as_ref().and_then(|old| old.get(place.value).filter(|o| is_same(*o, value)).map(|_| old));
     // SAFETY: as above.
     let bytes = || unsafe { varlena::bytes_of(value) };
     let sealed = match unchanged {
         Some(old) => {
-            let old_keys = old.keys(&place)?;
+            let old_row = old.context(&column, &place)?;
             let is_sealed = !column.is_encrypting || is_envelope(&column, bytes());
-            match (is_sealed, old_keys == keys) {
+            match (is_sealed, old_row == row) {
                 (false, _) => seal::seal_new(&column, &row, bytes(), statement, is_replica)?,
-                (true, false) => seal::seal_again(&column, &RowContext::new(&column, &old_keys)?, &row, bytes(), statement)?,
+                (true, false) => seal::seal_again(&column, &old_row, &row, bytes(), statement)?,
                 // Replicated rows are as the publisher has them.
                 (true, true) if is_replica => return Ok(with_index_of(old, &new, &place)),
                 (true, true) => {

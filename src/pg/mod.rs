@@ -53,6 +53,7 @@ mod seal;
 mod setup;
 mod spi;
 mod transaction;
+mod uuid_hash;
 mod values;
 mod varlena;
 mod verify;

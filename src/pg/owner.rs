@@ -39,10 +39,15 @@ pub(crate) fn owner() -> Result<pg_sys::Oid, Failure> {
     }
 }
 
+unsafe extern "C" {
+    /// Without pgrx's guard against errors, of which it raises none: this is asked once a row.
+    fn GetUserId() -> pg_sys::Oid;
+}
+
 /// The role that rights are checked for: SET ROLE and SECURITY DEFINER count.
 pub(crate) fn current_user() -> pg_sys::Oid {
     // SAFETY: reads a variable of this process.
-    unsafe { pg_sys::GetUserId() }
+    unsafe { GetUserId() }
 }
 
 /// Puts the caller's identity back, whatever happened.

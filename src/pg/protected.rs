@@ -6,8 +6,9 @@ use super::{
     report::Failure,
     revocation,
     row_key::KeyKind,
+    uuid_hash::UuidMap,
 };
-use crate::core::blind_index::Normalisation;
+use crate::core::{blind_index::Normalisation, scope};
 use pgrx::{Uuid, pg_sys};
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
@@ -15,8 +16,8 @@ use std::{cell::RefCell, collections::HashMap, rc::Rc};
 pub(crate) struct Column {
     pub(crate) uuid: [u8; 16],
     pub(crate) policy: Rc<Policy>,
-    /// Whether each tenant has a DEK of its own.
-    pub(crate) has_tenant: bool,
+    /// What its DEK is bound to; `None` when each tenant has one.
+    pub(crate) scope: Option<[u8; 32]>,
     /// Armoured, and not raw.
     pub(crate) is_text: bool,
     /// Characters that the column's own type allowed.
@@ -49,13 +50,13 @@ pub(crate) struct Place {
 #[derive(Default)]
 struct Held {
     epoch: u64,
-    columns: HashMap<[u8; 16], Rc<Column>>,
+    columns: UuidMap<[u8; 16], Rc<Column>>,
 }
 
 #[derive(Default)]
 struct Places {
     definitions: u64,
-    by_column: HashMap<(pg_sys::Oid, [u8; 16]), Rc<Place>>,
+    by_column: UuidMap<(u32, [u8; 16]), Rc<Place>>,
     by_name: HashMap<(pg_sys::Oid, String), [u8; 16]>,
 }
 
@@ -79,7 +80,7 @@ pub(crate) fn column(uuid: &[u8; 16]) -> Result<Rc<Column>, Failure> {
     let column = Rc::new(column);
     HELD.with_borrow_mut(|held| {
         if held.epoch != epoch {
-            *held = Held { epoch, columns: HashMap::new() };
+            *held = Held { epoch, columns: UuidMap::default() };
         }
         held.columns.insert(*uuid, Rc::clone(&column));
     });
@@ -103,7 +104,7 @@ fn made_of(uuid: &[u8; 16], row: &rows::ColumnRow, policy: Rc<Policy>) -> Result
     Ok(Column {
         uuid: *uuid,
         policy,
-        has_tenant: row.has_tenant,
+        scope: (!row.has_tenant).then(|| scope::of_column(uuid, None)),
         is_text: row.is_text,
         max_chars: limit.and_then(|(_, n)| n.strip_suffix(')')?.parse().ok()),
         is_encrypting: row.is_encrypting,
@@ -123,7 +124,7 @@ fn with_places<T>(f: impl FnOnce(&mut Places) -> T) -> T {
 
 /// Where a relation has a column.
 pub(crate) fn place(relation: pg_sys::Oid, column: &Column) -> Result<Rc<Place>, Failure> {
-    let index = (relation, column.uuid);
+    let index = (relation.to_u32(), column.uuid);
     if let Some(place) = with_places(|places| places.by_column.get(&index).cloned()) {
         return Ok(place);
     }
@@ -143,7 +144,7 @@ pub(crate) fn place(relation: pg_sys::Oid, column: &Column) -> Result<Rc<Place>,
     if keys.is_empty() {
         return Err(lost("primary key"));
     }
-    if column.has_tenant {
+    if column.scope.is_none() {
         let (_, attribute, type_oid) = mark("kw_tenant_").ok_or_else(|| lost("constraint on the tenant column"))?;
         keys.push((*attribute, KeyKind::of(*type_oid)?));
     }

@@ -32,10 +32,20 @@ pub(crate) fn definitions() -> u64 {
     EPOCHS.get().1
 }
 
+unsafe extern "C" {
+    /// Without pgrx's guard against errors, of which it raises none: this is asked once a row.
+    fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
+}
+
+/// When the statement began: what tells one from the next.
+pub(crate) fn statement() -> i64 {
+    // SAFETY: reads a variable of this process.
+    unsafe { GetCurrentStatementStartTimestamp() }
+}
+
 /// Takes in what other sessions have changed: at the first call of a statement, and at every 64th after it.
 pub(crate) fn poll() {
-    // SAFETY: reads a variable of this process.
-    let statement = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
+    let statement = statement();
     let calls = CALLS.get().wrapping_add(1);
     CALLS.set(calls);
     if STATEMENT.replace(statement) != statement || calls.is_multiple_of(CALLS_BETWEEN_POLLS) {

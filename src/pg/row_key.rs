@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 
 /// How a column's values become bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub(crate) enum KeyKind {
     Bool,
     Int2,
@@ -47,7 +48,7 @@ impl KeyKind {
     ///
     /// # Safety
     /// The datum must be of the type that this was made of.
-    pub(crate) unsafe fn with_bytes<T>(self, datum: pg_sys::Datum, f: impl FnOnce(&[u8]) -> T) -> T {
+    pub(crate) unsafe fn with_bytes(self, datum: pg_sys::Datum, f: &mut dyn FnMut(&[u8])) {
         // By-value types lie in the low bytes of the datum.
         let low = datum.value().to_be_bytes();
         match self {

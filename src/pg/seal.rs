@@ -16,7 +16,7 @@ use crate::core::{
     blind_index::{ValueType, normalise},
     error::Error,
     scope,
-    value::{self, Envelope, ValueContext, has_armour},
+    value::{self, Envelope, Head, ValueContext, has_armour},
 };
 use pgrx::Uuid;
 use std::{cell::RefCell, collections::VecDeque};
@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 const RECENT: usize = 32;
 
 /// Where a value belongs: a row of a column.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct RowContext {
     pub(crate) value: ValueContext,
     /// What the DEK of the column, or of the row's tenant, is bound to.
@@ -35,19 +35,22 @@ pub(crate) struct RowContext {
 }
 
 impl RowContext {
-    /// `keys` are the primary key's columns, and then the tenant column if there is one.
-    pub(crate) fn new(column: &Column, keys: &[Vec<u8>]) -> Result<Self, Failure> {
-        let (tenant, keys) = match (column.has_tenant, keys.split_last()) {
-            (true, Some((tenant, keys))) => (Some(tenant.as_slice()), keys),
-            (true, None) => return Err(Failure::internal("tenant column")),
-            (false, _) => (None, keys),
-        };
-        let mut value = ValueContext::default();
-        value.begin_column(&column.uuid, u8::try_from(keys.len()).map_err(Failure::internal)?);
-        for key in keys {
-            value.push(key);
+    /// `keys` hands over the bytes of so many columns one by one: the primary key's, and then the tenant's if there is one.
+    pub(crate) fn new(
+        column: &Column,
+        count: usize,
+        mut keys: impl FnMut(usize, &mut dyn FnMut(&[u8])) -> Result<(), Failure>,
+    ) -> Result<Self, Failure> {
+        let mut row = Self { value: ValueContext::default(), scope: column.scope.unwrap_or_default() };
+        let of_key = if column.scope.is_some() { count } else { count.checked_sub(1).ok_or_else(|| Failure::internal("tenant column"))? };
+        row.value.begin_column(&column.uuid, u8::try_from(of_key).map_err(Failure::internal)?);
+        for n in 0..of_key {
+            keys(n, &mut |bytes| row.value.push(bytes))?;
         }
-        Ok(Self { value, scope: scope::of_column(&column.uuid, tenant) })
+        if of_key < count {
+            keys(of_key, &mut |tenant| row.scope = scope::of_column(&column.uuid, Some(tenant)))?;
+        }
+        Ok(row)
     }
 }
 
@@ -79,8 +82,6 @@ pub(crate) struct Row {
 
 /// Seals a value that was inserted or changed.
 pub(crate) fn seal_new(column: &Column, row: &RowContext, value: &[u8], statement: i64, is_replica: bool) -> Result<Row, Failure> {
-    let policy = &column.policy;
-    grants::require(policy.id, &policy.name, Privilege::Encrypt)?;
     let envelope = |envelope: &Envelope<'_>| sealed_already(column, row, envelope, statement, is_replica);
     let parsed = if column.is_text {
         // A text that only begins like an envelope is a text.
@@ -188,24 +189,48 @@ fn sealed_already(column: &Column, row: &RowContext, envelope: &Envelope<'_>, st
     }
 }
 
+/// The right to use a DEK is checked when it is used; the right to make one here.
+fn current_or_new(scope: &Scope<'_>) -> Result<[u8; 16], Failure> {
+    if let Some(wrapper) = deks::current(scope)? {
+        return Ok(wrapper);
+    }
+    grants::require(scope.policy.id, &scope.policy.name, Privilege::Encrypt)?;
+    deks::current_or_new(scope)
+}
+
 fn seal(column: &Column, row: &RowContext, value: &[u8], statement: i64) -> Result<Row, Failure> {
     check_length(column, value)?;
     let policy = &column.policy;
-    let wrapper = deks::current_or_new(&Scope { policy, ctx_sha256: row.scope, column: Some((column.uuid, None)) })?;
+    let wrapper = current_or_new(&Scope { policy, ctx_sha256: row.scope, column: Some((column.uuid, None)) })?;
     let form = if column.is_text { Form::Armoured } else { Form::Raw };
     let (output, head) = deks::with_dek(&wrapper, Privilege::Encrypt, |entry| {
         values::check_bound(entry, &row.scope)?;
         values::seal(entry, &row.value, value, policy.value_pad_to, form)
     })?;
-    SEALED.with_borrow_mut(|sealed| {
-        if sealed.len() >= RECENT {
-            sealed.pop_front();
-        }
-        let nonce = (head.prefix(), head.gcm_nonce());
-        sealed.push_back(Sealed { nonce, transaction: transaction::serial(), statement, context: row.clone() });
-    });
+    remember(&head, row, statement);
     let index = column.index.as_ref().map(|index| entry(column, index, index.generation, value)).transpose()?;
     Ok(Row { value: Sealing::Replace(output), index })
+}
+
+/// Keeps in mind for which row a value was sealed.
+fn remember(head: &Head, row: &RowContext, statement: i64) {
+    SEALED.with_borrow_mut(|sealed| {
+        let nonce = (head.prefix(), head.gcm_nonce());
+        let transaction = transaction::serial();
+        // The oldest gives its place, with its memory.
+        if sealed.len() >= RECENT
+            && let Some(mut oldest) = sealed.pop_front()
+        {
+            oldest.nonce = nonce;
+            oldest.transaction = transaction;
+            oldest.statement = statement;
+            oldest.context.value.clone_from(&row.value);
+            oldest.context.scope = row.scope;
+            sealed.push_back(oldest);
+        } else {
+            sealed.push_back(Sealed { nonce, transaction, statement, context: row.clone() });
+        }
+    });
 }
 
 /// The column's own type no longer limits what its plain values may be.

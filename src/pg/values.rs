@@ -21,6 +21,7 @@ use zeroize::{Zeroize, Zeroizing};
 thread_local! {
     /// Buffers that are used again: for AAD, and for raw envelopes on their way to or from armour.
     static AAD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static RAW: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What an envelope becomes: raw in a `bytea`, armoured in a `text`.
@@ -70,10 +71,13 @@ pub(crate) fn seal(entry: &mut Entry, context: &ValueContext, value: &[u8], pad_
                 Ok((output, head))
             }
             Form::Armoured => {
-                let mut raw = vec![0; len];
-                write(&mut raw)?;
                 let mut output = Output::new(armoured_len(len))?;
-                armour(&raw, output.bytes())?;
+                RAW.with_borrow_mut(|raw| {
+                    raw.clear();
+                    raw.resize(len, 0);
+                    write(raw)?;
+                    armour(raw, output.bytes())
+                })?;
                 Ok((output, head))
             }
         }

@@ -58,6 +58,25 @@ impl Args {
         usize::try_from(unsafe { (*self.0).nargs }).unwrap_or(0)
     }
 
+    /// What is the same for all calls of one place in a query: made at the first, and kept with it.
+    pub(crate) fn remembered<T: Copy>(&self, make: impl FnOnce() -> Result<Vec<T>, Failure>) -> Result<&[T], Failure> {
+        // SAFETY: as above. `fn_extra` is this function's own, in memory that lives as long as it; it holds as many items as `make` gives at
+        // every call, which is the function's to see to.
+        unsafe {
+            let place = &mut *(*self.0).flinfo;
+            if place.fn_extra.is_null() {
+                let items = make()?;
+                let bytes = size_of::<usize>() + size_of_val(items.as_slice());
+                let header = pg_sys::MemoryContextAlloc(place.fn_mcxt, bytes).cast::<usize>();
+                header.write(items.len());
+                std::ptr::copy_nonoverlapping(items.as_ptr(), header.add(1).cast::<T>(), items.len());
+                place.fn_extra = header.cast();
+            }
+            let header = place.fn_extra.cast::<usize>();
+            Ok(std::slice::from_raw_parts(header.add(1).cast::<T>(), *header))
+        }
+    }
+
     /// The declared or deduced type of the nth argument.
     pub(crate) fn type_of(&self, n: usize) -> pg_sys::Oid {
         // SAFETY: as above.
