@@ -269,6 +269,29 @@ impl Wrapper {
     }
 }
 
+impl Wrapper {
+    /// The wrapper with the bytes of rewrapped slots in place of the old ones: what [`Self::parse`] would read, without reading the rest again.
+    ///
+    /// # Errors
+    /// Of [`Container::parse`]; [`Error::DoesNotOpen`] for bytes that are not of this slot, class, path or generation.
+    pub fn rewritten<'a>(mut self, moved: impl Iterator<Item = (SlotNo, &'a [u8])>, generation: u64) -> Result<Self, Error> {
+        for (slot, bytes) in moved {
+            let new = Container::parse(bytes)?;
+            let old = self.slots.iter_mut().find(|s| s.header.slot == slot).ok_or(Error::DoesNotOpen)?;
+            let is_same_place = new.header.slot == slot
+                && new.header.algorithm.class() == old.header.algorithm.class()
+                && new.header.algorithm.is_kem() == new.header.ek_sha256.is_some()
+                && new.header.generation == generation
+                && new.path == old.path;
+            if !is_same_place {
+                return Err(Error::DoesNotOpen);
+            }
+            *old = new;
+        }
+        if self.generation() == generation { Ok(self) } else { Err(Error::DoesNotOpen) }
+    }
+}
+
 /// A slot on its way to another key.
 pub struct SlotRewrap {
     header: SlotHeader,

@@ -4,7 +4,7 @@ use super::{
     catalog::{
         key::{self, Key},
         policy::{self, Policy},
-        wrapper::{self, LayerRow, Rewritten, WrapperRow},
+        wrapper::{self, Rewritten, WrapperRow},
     },
     kms,
     make::{self, check_domains, check_floors, slot_spec},
@@ -16,7 +16,7 @@ use crate::{
         projection,
         secret::Share,
         slot::{MAX_LAYERS, SlotNo},
-        wrapper::{SlotRewrap, Stored, Wrapper},
+        wrapper::{SlotRewrap, Wrapper},
     },
     provider::entropy::SystemEntropy,
 };
@@ -210,28 +210,19 @@ impl Batch {
 
     /// Puts the new bytes together and checks that they make a wrapper that the policy allows.
     fn finish(plan: Plan<'_>) -> Result<Rewrap, Failure> {
-        let Plan { row, policy, generation, kms1, kms2, steps, .. } = plan;
+        let Plan { row, policy, wrapper, generation, kms1, kms2, steps } = plan;
         if steps.is_empty() {
             return Ok(Rewrap::Current);
         }
         // What describes the suite names algorithms, not keys.
         let is_same_suite = steps.iter().all(|step| step.from.algorithm == step.to.algorithm);
         let moved_to: Vec<i64> = steps.iter().map(|step| step.to.id).collect();
-        let mut moved = Moved::new();
+        let mut moved: HashMap<SlotNo, (i64, Vec<u8>)> = HashMap::new();
         for step in steps {
             moved.insert(step.slot, (step.to.id, step.rewrap.finish(step.new_blob)?));
         }
-        let layer_no = |l: &LayerRow| u8::try_from(l.layer_no).unwrap_or(0);
-        let wrapper = Wrapper::parse(&Stored {
-            uuid: row.uuid,
-            policy_uuid: row.policy_uuid,
-            epoch: u32::try_from(row.epoch).map_err(Failure::internal)?,
-            generation: u64::try_from(generation).map_err(Failure::internal)?,
-            dek_fingerprint: &row.dek_fingerprint,
-            dek_wrap1: newest(&moved, Some(SlotNo::KMS1), &row.dek_wrap1),
-            dek_wrap2: newest(&moved, Some(SlotNo::KMS2), &row.dek_wrap2),
-            layers: row.layers.iter().map(|l| (layer_no(l), newest(&moved, SlotNo::layer(layer_no(l)), &l.kem_ciphertext))).collect(),
-        })?;
+        let parts = moved.iter().map(|(slot, (_, bytes))| (*slot, bytes.as_slice()));
+        let wrapper = wrapper.rewritten(parts, u64::try_from(generation).map_err(Failure::internal)?)?;
         check_floors(policy, &wrapper)?;
         let (dek_wrap1, dek_wrap2) = (moved.remove(&SlotNo::KMS1), moved.remove(&SlotNo::KMS2));
         let layers = wrapper.slots().iter().filter_map(|slot| {
@@ -252,13 +243,6 @@ impl Batch {
             dek_wrap2: dek_wrap2.map(|(_, bytes)| bytes),
         })))
     }
-}
-
-/// Slots that were moved, with the key and the bytes that they have now.
-type Moved = HashMap<SlotNo, (i64, Vec<u8>)>;
-
-fn newest<'a>(moved: &'a Moved, slot: Option<SlotNo>, old: &'a [u8]) -> &'a [u8] {
-    slot.and_then(|slot| moved.get(&slot)).map_or(old, |(_, bytes)| bytes.as_slice())
 }
 
 /// A wrapper on its way.

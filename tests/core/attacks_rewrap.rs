@@ -68,6 +68,31 @@ fn honest_rewrap_of_each_slot_opens() {
     }
 }
 
+/// What the worker checks instead of reading everything again.
+#[test]
+fn rewritten_is_what_would_be_read_and_takes_no_other_bytes() {
+    for f in fixtures() {
+        for slot in f.row.some_slots() {
+            let parsed = || Wrapper::parse(&f.row.stored()).unwrap();
+            let new = rewrap(&f.kms, &f.row, slot, &new_key(slot), &f.kms.share(&f.row, slot));
+            let generation = new.generation;
+            let put = |slot, bytes: Vec<u8>, generation| parsed().rewritten([(slot, bytes.as_slice())].into_iter(), generation);
+            let rewritten = put(slot, new.container(slot).encode().unwrap(), generation).unwrap();
+            assert_eq!(rewritten.slots(), Wrapper::parse(&new.stored()).unwrap().slots(), "{}", f.name);
+            let refused = |slot, bytes, generation| assert!(put(slot, bytes, generation).is_err(), "{}: {}", f.name, new_key(slot));
+            refused(slot, new.container(slot).encode().unwrap(), generation + 1);
+            refused(slot, f.row.container(slot).encode().unwrap(), generation);
+            refused(slot, Vec::new(), generation);
+            let other = f.row.some_slots().into_iter().find(|o| *o != slot).unwrap();
+            refused(other, new.container(slot).encode().unwrap(), generation);
+            if f.row.container(slot).path.is_some() {
+                let twin = rewrap(&f.kms, &f.twin, slot, &new_key(slot), &f.kms.share(&f.twin, slot));
+                refused(slot, twin.container(slot).encode().unwrap(), twin.generation);
+            }
+        }
+    }
+}
+
 #[test]
 fn rewrap_of_a_wrong_share() {
     for f in fixtures() {
