@@ -37,6 +37,8 @@ COMMENT ON FUNCTION kms_wrap.kw_guard_stored_key IS
     'Trigger: refuses to delete or rename a sealed key that a live wrapper needs (55000).';
 COMMENT ON FUNCTION kms_wrap.kw_guard_policy IS
     'Trigger: refuses a change of policy_uuid, and to delete a policy that an open campaign selects by (55000).';
+COMMENT ON FUNCTION kms_wrap.kw_guard_scope IS
+    'Trigger: refuses a change of dek_scope once the policy has a DEK for values (55000).';
 COMMENT ON FUNCTION kms_wrap.kw_guard_wrapper IS
     'Trigger: refuses a change of uuid, policy or purpose of a wrapper, and illegal changes of status (55000); sets rotated_at.';
 COMMENT ON FUNCTION kms_wrap.kw_guard_truncate IS 'Trigger: refuses TRUNCATE, by CASCADE too, while live wrappers exist (55000).';

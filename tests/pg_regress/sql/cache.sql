@@ -232,5 +232,7 @@ SELECT pg_reload_conf();
 -- These settings are nobody's but the administrator's.
 SET kms_wrap.cache_ttl = 86400;
 ALTER ROLE CURRENT_USER SET kms_wrap.cache_ttl = 86400;
+-- PostgreSQL 16 has other words for it.
+\set VERBOSITY sqlstate
 ALTER SYSTEM SET kms_wrap.cache_ttl = 86401;
 ALTER SYSTEM SET kms_wrap.cache_entries = 0;

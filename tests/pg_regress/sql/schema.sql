@@ -84,6 +84,7 @@ JOIN pg_class c ON c.oid = u.rel
 WHERE e.extname = 'kms_wrap'
 ORDER BY c.relname COLLATE "C";
 
+-- revocation never has a row.
 SELECT c.relname AS not_dumped
 FROM pg_class c
 WHERE c.relnamespace = 'kms_wrap'::regnamespace AND c.relkind IN ('r', 'S')
