@@ -14,6 +14,7 @@
 // Not every test file uses every part of the harness.
 #![allow(dead_code)]
 
+mod columns;
 mod crash;
 mod dump;
 mod fixture;
@@ -23,4 +24,5 @@ mod jobs;
 mod process;
 mod psql;
 mod smoke;
+mod values_standby;
 mod worker;
