@@ -24,5 +24,6 @@ mod jobs;
 mod process;
 mod psql;
 mod smoke;
+mod values_revocation;
 mod values_standby;
 mod worker;
