@@ -24,6 +24,7 @@ mod jobs;
 mod process;
 mod psql;
 mod smoke;
+mod values_concurrency;
 mod values_revocation;
 mod values_standby;
 mod worker;
