@@ -21,6 +21,7 @@ mod fixture;
 mod harness;
 mod install;
 mod jobs;
+mod leaks;
 mod process;
 mod psql;
 mod smoke;
