@@ -43,18 +43,20 @@ persons_plain() {
     TIME_ALL_PLAIN=$(took 'SELECT count(name), count(email), count(note) FROM persons')
 }
 
-# The application that goes on writing: "writes failures" at the end.
+# The application that goes on writing: how often it wrote, how often it failed, and the longest that it waited, in seconds.
 write_meanwhile() {
-    local n=0 failed=0
+    local n=0 failed=0 start waited longest=0
     while [[ -e $WORK/writing ]]; do
-        n=$((n + 1))
+        n=$((n + 1)) start=$(now)
         run_psql -c "CALL write_person($((PERSONS + n)), $PERSONS)" >"$WORK/writer.out" 2>&1 || failed=$((failed + 1))
+        waited=$(($(now) - start))
+        longest=$((waited > longest ? waited : longest))
     done
-    echo "$n $failed" >"$WORK/written"
+    awk -v n="$n" -v failed="$failed" -v ns="$longest" 'BEGIN { printf "%d %d %.1f\n", n, failed, ns / 1e9 }' >"$WORK/written"
 }
 
 persons_protect() {
-    local column writer start
+    local column writer start written failed waited
     title 'Protected, while an application goes on writing'
     tell 'Its UNIQUE constraint would stand in the way. A unique blind index takes its place.'
     refused 55000 "SELECT * FROM kms_wrap.kw_protect_column('persons', 'email')"
@@ -73,10 +75,12 @@ SELECT * FROM kms_wrap.kw_protect_column('persons', 'note')"
     live_end "all of it in $(seconds "$start") s"
     rm "$WORK/writing"
     wait "$writer"
+    read -r written failed waited <"$WORK/written"
     run_psql -c 'VACUUM (ANALYZE) persons, persons_proof'
     claim "all three columns are protected, and the constraint proves it" '3 3' \
         "$(value "SELECT count(*), count(*) FILTER (WHERE is_validated AND trigger_state = 'always') FROM kms_wrap.kw_protected_columns WHERE status = 'protected'" | tr '|' ' ')"
-    claim "meanwhile the application wrote $(grouped "$(cut -d' ' -f1 "$WORK/written")") times, and never failed" 0 "$(cut -d' ' -f2 "$WORK/written")"
+    claim "meanwhile the application wrote $(grouped "$written") times, and never failed" 0 "$failed"
+    tell "The longest that it waited was $waited s: a rewrite of the table lets nobody in. rewrite => false leaves that for the night."
     claim "the table's files have nothing left that could be read" 0 "$(readable)"
 }
 
@@ -88,7 +92,7 @@ encrypt_column() {
     caller=$!
     while kill -0 "$caller" 2>/dev/null; do
         # The view of a table that is being rewritten waits for it, so this asks the table behind it.
-        progress=$(value "SELECT COALESCE(round(100.0 * rows_done / nullif(rows_total, 0), 1), 0), status FROM kms_wrap.protected_columns WHERE column_name = '$1'")
+        progress=$(value "SELECT least(COALESCE(round(100.0 * rows_done / nullif(rows_total, 0), 1), 0), 100.0), status FROM kms_wrap.protected_columns WHERE column_name = '$1'")
         percent=${progress%|*} status=${progress#*|}
         [[ $percent =~ ^[0-9.]+$ ]] && live "$(bar "$percent")  $status"
         sleep 0.2
