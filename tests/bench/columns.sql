@@ -16,7 +16,8 @@ CREATE INDEX ON bench.people_plain (v);
 VACUUM (ANALYZE) bench.people_plain, bench.people;
 
 -- The same loop twice; returns how many rows were found.
-CREATE FUNCTION bench.find_plain(keys text[]) RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE FUNCTION bench.find_plain(keys text[]) RETURNS bigint
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     key text;
     found_id integer;
@@ -29,7 +30,8 @@ BEGIN
     RETURN n;
 END
 $$;
-CREATE FUNCTION bench.find_blind(keys text[]) RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE FUNCTION bench.find_blind(keys text[]) RETURNS bigint
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     key text;
     found_id integer;

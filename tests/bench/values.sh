@@ -67,6 +67,7 @@ time_decrypt() {
         decrypt_round v_decrypt bench.by_kms_wrap 'kms_wrap.kw_decrypt(b)'
         decrypt_round v_few bench.few 'kms_wrap.kw_decrypt(b)'
         decrypt_round v_alone bench.written_alone 'kms_wrap.kw_decrypt(b)'
+        decrypt_round v_context bench.by_context 'kms_wrap.kw_decrypt(b, context)'
         decrypt_round v_tenants bench.by_tenant 'kms_wrap.kw_decrypt(b, context)'
         ((HAS_PGCRYPTO == 0)) || {
             decrypt_round v_cbc bench.cbc "decrypt_iv(b, '\\x0707070707070707070707070707070707070707070707070707070707070707', iv, 'aes')"
@@ -141,14 +142,16 @@ values_table() {
     row '... each value under a nonce prefix of its own' "$floor" "$(each v_alone "$N_ALONE")" - us
     row '... protected column of bytea, by its view' "$floor" "$(each v_view_bytea "$N_VALUES")" - us
     row '... protected column of text, by its view' "$floor" "$(each v_view_text "$N_VALUES")" - us
-    row "$N_TENANTS tenants with a DEK each, in no order" "$decrypt" "$(each v_tenants "$N_VALUES")" 2 us
+    row "... $N_TENANTS contexts, one DEK, in no order" "$floor" "$(each v_context "$N_VALUES")" - us
+    row "$N_TENANTS tenants with a DEK each, against one DEK" "$decrypt" "$(each v_tenants "$N_VALUES")" 2 us
+    row '... against one DEK and the same contexts' "$(each v_context "$N_VALUES")" "$(each v_tenants "$N_VALUES")" - us
     row 'kw_encrypt in INSERT ... SELECT' "$(each v_floor_encrypt "$N_VALUES")" "$(each v_encrypt "$N_VALUES")" 1.7 us
     row 'INSERT, protected text against plain' "$(each v_text_plain "$N_VALUES")" "$(each v_text_protected "$N_VALUES")" 1.6 us
     row 'INSERT, protected bytea against plain' "$(each v_bytea_plain "$N_VALUES")" "$(each v_bytea_protected "$N_VALUES")" 1.6 us
     row 'point query by blind index against plain index' "$(median v_point_plain)" "$(median v_point_blind)" 1.3 us
     row '... with a generic plan' "$(median v_point_plain)" "$(median v_point_generic)" - us
     row '... that reads the decrypted value too' "$(median v_point_plain)" "$(median v_point_read)" - us
-    row '... in a loop inside the server' "$(each v_loop_plain 20000)" "$(each v_loop_blind 20000)" - us
+    row '... with a generic plan, in a loop in the server' "$(each v_loop_plain 20000)" "$(each v_loop_blind 20000)" - us
     row "kw_decrypt, $N_VALUES against $N_FEW values" "$(each v_few "$N_FEW")" "$decrypt" 1.25 us
     row "protected INSERT, $N_VALUES against $N_FEW rows" "$(each v_insert_few "$N_FEW")" "$(each v_text_protected "$N_VALUES")" 1.25 us
     if ((HAS_PGCRYPTO)); then
