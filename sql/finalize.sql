@@ -79,7 +79,10 @@ COMMENT ON FUNCTION kms_wrap.kw_column_size IS 'Rows of a table, its bytes, and 
 COMMENT ON FUNCTION kms_wrap.kw_column_plan IS 'State of a protected column and the statements that encrypt its rows. A step of kw_encrypt_column.';
 COMMENT ON FUNCTION kms_wrap.kw_column_rewrites IS 'Statements that rewrite a table, one row for each partition. A step of kw_encrypt_column.';
 COMMENT ON FUNCTION kms_wrap.kw_column_check_rights IS 'Fails unless the caller owns the table (42501) and has encrypt on the policy (42501, 42704).';
-COMMENT ON FUNCTION kms_wrap.kw_column_register IS 'Writes the row of a column in protected_columns and returns its uuid. A step of kw_protect_column; needs ownership and encrypt.';
+COMMENT ON FUNCTION kms_wrap.kw_column_register IS 'Writes the row of a column in protected_columns. A step of kw_protect_column; needs ownership and encrypt.';
+COMMENT ON FUNCTION kms_wrap.kw_column_new_keys IS
+    'Makes a uuid for a column that is to be protected, and its data key and blind index key as asked. A step of kw_protect_column; needs ownership and encrypt. 42501, 42704, 55000, 58000, 38000.';
+COMMENT ON FUNCTION kms_wrap.kw_column_check IS 'Refuses a column that cannot be protected, or is already (42710). A step of kw_protect_column.';
 COMMENT ON FUNCTION kms_wrap.kw_column_lookup IS
     'Protected columns of a table of the caller''s, found by the constraints on it. 42501, 55000 a copy of another table''s definition.';
 COMMENT ON FUNCTION kms_wrap.kw_column_progress IS

@@ -130,6 +130,7 @@ DECLARE
     done pg_catalog.int8;
     told pg_catalog.int8;
     remaining pg_catalog.int8;
+    waiting_for pg_catalog.int8;
     sealed_in_pass pg_catalog.int8;
     deadline pg_catalog.timestamptz;
     statement pg_catalog.text;
@@ -177,7 +178,8 @@ BEGIN
             key := upto;
             PERFORM kms_wrap.kw_column_progress(relation, column_name, NULL, total, done, key);
             COMMIT;
-            IF (done OPERATOR(pg_catalog.-) told) OPERATOR(pg_catalog.>=) (total OPERATOR(pg_catalog./) 10::pg_catalog.int8) THEN
+            -- Going over rows again that were locked is nothing to tell of.
+            IF waiting_for IS NULL AND (done OPERATOR(pg_catalog.-) told) OPERATOR(pg_catalog.>=) (total OPERATOR(pg_catalog./) 10::pg_catalog.int8) THEN
                 told := done;
                 RAISE NOTICE 'gone through % of about % rows', done, total;
             END IF;
@@ -198,7 +200,10 @@ BEGIN
                     USING ERRCODE = '55000', DETAIL = 'Other sessions hold their rows locked, or a trigger discards the update.',
                           HINT = 'Call it again when they are done; what is encrypted stays so.';
             END IF;
-            RAISE NOTICE '% rows were locked, trying again', remaining;
+            IF waiting_for IS NULL OR waiting_for OPERATOR(pg_catalog.<>) remaining THEN
+                waiting_for := remaining;
+                RAISE NOTICE '% rows are locked by others, trying again', remaining;
+            END IF;
             PERFORM pg_catalog.pg_sleep(1);
             COMMIT;
         END IF;

@@ -13,6 +13,20 @@ BEGIN
 END
 $function$;
 
+CREATE FUNCTION kms_wrap.kw_column_check(relation regclass, column_name name, policy text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    PERFORM kms_wrap.kw_column_check_table(relation);
+    PERFORM kms_wrap.kw_column_check_rights(relation, policy);
+    PERFORM FROM kms_wrap.kw_column_lookup(relation, column_name);
+    IF FOUND THEN
+        RAISE EXCEPTION 'column "%" of table % is already protected', column_name, relation
+            USING ERRCODE = '42710', HINT = 'kms_wrap.kw_protected_columns shows its state.';
+    END IF;
+    PERFORM kms_wrap.kw_column_check_type(relation, column_name);
+END
+$function$;
+
 CREATE FUNCTION kms_wrap.kw_column_check_index(
     relation regclass, column_name name, blind_index text, index_bytes integer, index_normalisation text, index_column name)
 RETURNS void
@@ -114,19 +128,13 @@ BEGIN
     IF argument IS NOT NULL THEN
         RAISE EXCEPTION 'argument "%" must not be null', argument USING ERRCODE = '22004';
     END IF;
-    PERFORM kms_wrap.kw_column_check_table(relation);
+    PERFORM kms_wrap.kw_column_check(relation, column_name, policy);
     IF NOT dry_run THEN
-        -- Everything is looked at under the lock that the DDL needs anyhow.
+        column_uuid := kms_wrap.kw_column_new_keys(relation, policy, tenant_column IS NULL, blind_index IS NOT NULL);
+        -- What counts is what is found under the lock that the DDL needs anyhow.
         EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', relation);
-        PERFORM kms_wrap.kw_column_check_table(relation);
+        PERFORM kms_wrap.kw_column_check(relation, column_name, policy);
     END IF;
-    PERFORM kms_wrap.kw_column_check_rights(relation, policy);
-    PERFORM FROM kms_wrap.kw_column_lookup(relation, column_name);
-    IF FOUND THEN
-        RAISE EXCEPTION 'column "%" of table % is already protected', column_name, relation
-            USING ERRCODE = '42710', HINT = 'kms_wrap.kw_protected_columns shows its state.';
-    END IF;
-    PERFORM kms_wrap.kw_column_check_type(relation, column_name);
     row_key := kms_wrap.kw_column_row_key(relation, column_name, tenant_column);
     SELECT format_type(a.atttypid, a.atttypmod), a.atttypid <> 'bytea'::regtype,
         CASE WHEN a.attcollation NOT IN (0, 'pg_catalog."default"'::regcollation) THEN format(' COLLATE %s', a.attcollation::regcollation) ELSE '' END,
@@ -184,8 +192,8 @@ BEGIN
     END IF;
 
     IF NOT dry_run THEN
-        column_uuid := kms_wrap.kw_column_register(
-            relation, column_name, policy, tenant_column, CASE WHEN is_filled THEN 'encrypting' ELSE 'protected' END, index_column,
+        PERFORM kms_wrap.kw_column_register(
+            column_uuid, relation, column_name, policy, tenant_column, CASE WHEN is_filled THEN 'encrypting' ELSE 'protected' END, index_column,
             index_bytes, index_normalisation, blind_index = 'unique', view_schema, view_name);
     END IF;
     hex := replace(column_uuid::text, '-', '');

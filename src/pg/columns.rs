@@ -7,14 +7,19 @@ use super::{
         column::{self, NewColumn, Protected},
         policy,
     },
+    deks::{self, Scope},
     grants::{self, Privilege},
     owner::as_owner,
     report::Failure,
 };
+use crate::core::scope;
 use pgrx::{
     Uuid,
     pg_sys::{self, Oid},
 };
+
+/// Of a new column's blind index: the default of `index_generation`.
+const FIRST_GENERATION: u8 = 1;
 
 /// Fails unless the current role owns the relation; returns its name.
 fn check_owner(relation: Oid) -> Result<String, Failure> {
@@ -33,13 +38,30 @@ pub(crate) fn check_rights(relation: Oid, policy: &str) -> Result<i64, Failure> 
     Ok(policy.id)
 }
 
-/// Registers a column of a table of the caller's; returns its uuid.
-pub(crate) fn register(new: &NewColumn<'_>) -> Result<Uuid, Failure> {
+/// Makes a uuid for a column that is to be protected, and the keys that its first values need. Their providers are asked before the
+/// table is locked, and the first writer need not make them in a transaction of its own, for whose end all others would wait.
+pub(crate) fn new_keys(relation: Oid, policy: &str, has_data_key: bool, has_index: bool) -> Result<Uuid, Failure> {
+    check_rights(relation, policy)?;
+    let policy = deks::policy(policy)?;
+    let uuid = column::new_uuid()?;
+    let column = *uuid.as_bytes();
+    if has_data_key {
+        deks::current_or_new(&Scope { policy: &policy, ctx_sha256: scope::of_column(&column, None), column: Some((column, None)) })?;
+    }
+    if has_index {
+        let ctx_sha256 = scope::of_index(&column, FIRST_GENERATION);
+        deks::current_or_new(&Scope { policy: &policy, ctx_sha256, column: Some((column, Some(FIRST_GENERATION))) })?;
+    }
+    Ok(uuid)
+}
+
+/// Registers a column of a table of the caller's.
+pub(crate) fn register(new: &NewColumn<'_>) -> Result<(), Failure> {
     let name = new.name;
     if !matches!(new.status, "encrypting" | "protected") {
         return Err(Failure::bad_argument("invalid value for argument \"status\"", "It must be encrypting or protected."));
     }
-    as_owner(|| column::insert(new))?.ok_or_else(|| Failure::unknown("column that can be protected", name))
+    if as_owner(|| column::insert(new))? { Ok(()) } else { Err(Failure::unknown("column that can be protected", name)) }
 }
 
 /// The protected columns of a table of the caller's, or the one of that name.
@@ -116,6 +138,7 @@ pub(crate) fn no_block(procedure: &str) -> Result<(), Failure> {
 
 /// Whether no snapshot, prepared transaction or replication slot can see rows of the table that were dead before transaction `boundary`.
 pub(crate) fn is_past(relation: Oid, boundary: i64) -> Result<bool, Failure> {
+    check_owner(relation)?;
     // Transaction ids are compared as PostgreSQL does, modulo 2^32.
     let boundary = u32::try_from(boundary & i64::from(u32::MAX)).map_err(Failure::internal)?;
     let lock = pg_sys::AccessShareLock.cast_signed();

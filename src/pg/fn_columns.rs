@@ -23,8 +23,21 @@ fn kw_column_check_rights(relation: Option<Oid>, policy: Option<&str>) -> Result
 
 #[pg_extern(parallel_unsafe, cost = 1000)]
 #[search_path(pg_catalog, pg_temp)]
+fn kw_column_new_keys(
+    relation: Option<Oid>,
+    policy: Option<&str>,
+    data_key: Option<bool>,
+    index_key: Option<bool>,
+) -> Result<Uuid, ErrorReport> {
+    let (relation, policy) = (required("relation", relation)?, required("policy", policy)?);
+    Ok(columns::new_keys(relation, policy, required("data_key", data_key)?, required("index_key", index_key)?)?)
+}
+
+#[pg_extern(parallel_unsafe, cost = 1000)]
+#[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::too_many_arguments)] // a row
 fn kw_column_register(
+    column_uuid: Option<Uuid>,
     relation: Option<Oid>,
     column_name: Option<&str>,
     policy: Option<&str>,
@@ -36,7 +49,7 @@ fn kw_column_register(
     index_unique: Option<bool>,
     view_schema: Option<&str>,
     view_name: Option<&str>,
-) -> Result<Uuid, ErrorReport> {
+) -> Result<(), ErrorReport> {
     let relation = required("relation", relation)?;
     let index = match index_column {
         None => None,
@@ -48,6 +61,7 @@ fn kw_column_register(
         }),
     };
     Ok(columns::register(&NewColumn {
+        uuid: required("column_uuid", column_uuid)?,
         relation,
         name: required("column_name", column_name)?,
         policy: columns::check_rights(relation, required("policy", policy)?)?,

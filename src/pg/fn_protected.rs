@@ -46,7 +46,8 @@ fn open_text(args: &Args) -> Result<pg_sys::Datum, Failure> {
     }
 }
 
-/// Old rows are plain until all are encrypted; after that, what is no envelope was planted.
+/// Old rows are plain until all are encrypted, and to old snapshots until the table is rewritten; after that, what is no envelope was
+/// planted.
 fn plain_or(args: &Args, column: &Column, failure: Failure) -> Result<pg_sys::Datum, Failure> {
     match args.datum(1) {
         Some(plain) if column.is_encrypting && failure.is_no_envelope() => Ok(plain),

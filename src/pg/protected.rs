@@ -22,7 +22,7 @@ pub(crate) struct Column {
     pub(crate) is_text: bool,
     /// Characters that the column's own type allowed.
     pub(crate) max_chars: Option<usize>,
-    /// Whether old rows may still be plain.
+    /// Whether old rows may still be plain, or old snapshots show them so: until the table has been rewritten.
     pub(crate) is_encrypting: bool,
     pub(crate) index: Option<Index>,
 }

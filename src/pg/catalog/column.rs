@@ -63,8 +63,16 @@ pub(crate) fn find(relation: Oid, column_name: Option<&str>) -> Result<Vec<Prote
     })
 }
 
+const NEW_UUID: &str = "SELECT pg_catalog.gen_random_uuid()";
+
+/// A uuid for a column. Random from its first digit, since these stand in the names of triggers.
+pub(crate) fn new_uuid() -> Result<Uuid, Failure> {
+    spi::first(spi::select(NEW_UUID, &[], |row| row.next())?).ok_or_else(|| Failure::internal("uuid"))
+}
+
 /// A column to be registered. What its type is the catalog says.
 pub(crate) struct NewColumn<'a> {
+    pub(crate) uuid: Uuid,
     pub(crate) relation: Oid,
     pub(crate) name: &'a str,
     pub(crate) policy: i64,
@@ -85,20 +93,20 @@ pub(crate) struct Index<'a> {
 
 const INSERT: &str = "INSERT INTO kms_wrap.protected_columns
        (schema_name, table_name, column_name, policy_id, tenant_column, original_type, storage, status, index_column, index_bytes,
-        index_normalisation, index_unique, view_schema, view_name, finished_at)
+        index_normalisation, index_unique, view_schema, view_name, finished_at, column_uuid)
      SELECT n.nspname, c.relname, a.attname, $3, $4::pg_catalog.name, pg_catalog.format_type(a.atttypid, a.atttypmod),
             CASE WHEN a.atttypid OPERATOR(pg_catalog.=) 'pg_catalog.bytea'::pg_catalog.regtype THEN 'bytea' ELSE 'text' END, $5,
             $6::pg_catalog.name, $7::pg_catalog.int2, $8, $9, $10::pg_catalog.name, $11::pg_catalog.name,
-            CASE WHEN $5 OPERATOR(pg_catalog.=) 'protected' THEN CURRENT_TIMESTAMP(6) END
+            CASE WHEN $5 OPERATOR(pg_catalog.=) 'protected' THEN CURRENT_TIMESTAMP(6) END, $12
      FROM pg_catalog.pg_attribute a
      JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid
      JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
      WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name AND NOT a.attisdropped
        AND a.atttypid OPERATOR(pg_catalog.=) ANY ('{text,varchar,bpchar,bytea}'::pg_catalog.regtype[])
-     RETURNING column_uuid";
+     ON CONFLICT DO NOTHING";
 
-/// Registers a column; `None` when the table has no such column, or of another type.
-pub(crate) fn insert(new: &NewColumn<'_>) -> Result<Option<Uuid>, Failure> {
+/// Registers a column; `false` when the table has no such column, or of another type, or the uuid is taken.
+pub(crate) fn insert(new: &NewColumn<'_>) -> Result<bool, Failure> {
     let index = new.index.as_ref();
     let args = [
         new.relation.into(),
@@ -112,8 +120,9 @@ pub(crate) fn insert(new: &NewColumn<'_>) -> Result<Option<Uuid>, Failure> {
         index.map(|i| i.unique).into(),
         new.view_schema.into(),
         new.view_name.into(),
+        new.uuid.into(),
     ];
-    Ok(spi::first(spi::write(INSERT, &args, |row| row.next())?))
+    Ok(spi::execute(INSERT, &args)? > 0)
 }
 
 const PROGRESS: &str = "UPDATE kms_wrap.protected_columns

@@ -22,7 +22,7 @@ pub(crate) struct ColumnRow {
 }
 
 const COLUMN: &str = "SELECT policy_id, tenant_column IS NOT NULL, original_type, storage OPERATOR(pg_catalog.=) 'text',
-            status OPERATOR(pg_catalog.=) 'encrypting', index_bytes, COALESCE(index_unique, false), index_normalisation,
+            status OPERATOR(pg_catalog.<>) 'protected', index_bytes, COALESCE(index_unique, false), index_normalisation,
             index_generation, index_old_generation
      FROM kms_wrap.protected_columns WHERE column_uuid OPERATOR(pg_catalog.=) $1";
 

@@ -2,7 +2,12 @@
 \pset footer off
 \pset null '-'
 \set SHOW_CONTEXT never
-SELECT count(*) FROM kms_wrap.kw_quickstart() \g /dev/null
+SELECT kms_wrap.kw_create_root_key(:'testname' || '-a') AS root_a, kms_wrap.kw_create_root_key(:'testname' || '-b') AS root_b \gset
+SELECT kms_wrap.kw_add_provider('a', 'local', jsonb_build_object('root_key', :'testname' || '-a')) AS a,
+    kms_wrap.kw_add_provider('b', 'local', jsonb_build_object('root_key', :'testname' || '-b')) AS b \gset
+SELECT kms_wrap.kw_create_local_key('a', 'a1', 'XAES-256-GCM') AS a1, kms_wrap.kw_create_local_key('b', 'b1', 'XAES-256-GCM') AS b1 \gset
+SELECT kms_wrap.kw_create_policy('default', 'split', min_layers => 0) \g /dev/null
+SELECT kms_wrap.kw_policy_add_key('default', 'kms1', :a1), kms_wrap.kw_policy_add_key('default', 'kms2', :b1) \g /dev/null
 -- uuids differ from run to run.
 CREATE FUNCTION masked(t text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
     SELECT regexp_replace(regexp_replace(regexp_replace(t, '[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}', '<uuid>', 'g'),
@@ -86,7 +91,7 @@ CREATE TRIGGER discard BEFORE UPDATE ON held FOR EACH ROW EXECUTE FUNCTION disca
 CALL kms_wrap.kw_encrypt_column('held', 'secret', max_wait => '0');
 SELECT id, kw_plain_columns FROM held_decrypted WHERE kw_plain_columns <> '{}';
 DROP TRIGGER discard ON held;
-CALL kms_wrap.kw_encrypt_column('held', 'secret', max_wait => '0');
+CALL kms_wrap.kw_encrypt_column('held', 'secret');
 SELECT status FROM kms_wrap.kw_protected_columns WHERE table_name = 'held';
 
 -- States that forbid it.
