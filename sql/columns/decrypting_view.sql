@@ -1,4 +1,5 @@
--- The view that shows a table with its protected columns decrypted. It is made anew when another column is protected or given back.
+-- The view that shows a table with its protected columns decrypted, and blind-index columns as they are: a query of the view has
+-- to find rows by them before it decrypts any. It is made anew when another column is protected or given back.
 
 CREATE FUNCTION kms_wrap.kw_column_view_text(relation regclass, view_schema name, view_name name) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
@@ -17,7 +18,6 @@ BEGIN
         LEFT JOIN pg_collation o ON o.oid = a.attcollation
         LEFT JOIN pg_namespace n ON n.oid = o.collnamespace
         WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
-            AND a.attname NOT IN (SELECT x.index_column FROM kms_wrap.kw_column_lookup(relation) x WHERE x.index_column IS NOT NULL)
         ORDER BY a.attnum
     LOOP
         IF shown.column_uuid IS NULL THEN

@@ -57,6 +57,8 @@ struct Held {
 struct Places {
     definitions: u64,
     by_column: UuidMap<(u32, [u8; 16]), Rc<Place>>,
+    /// Of columns whose rows in protected_columns are not here.
+    unregistered: UuidMap<(u32, [u8; 16]), i16>,
     by_name: HashMap<(pg_sys::Oid, String), [u8; 16]>,
 }
 
@@ -151,6 +153,22 @@ pub(crate) fn place(relation: pg_sys::Oid, column: &Column) -> Result<Rc<Place>,
     let place = Rc::new(Place { value, index: mark("kw_index_").map(|m| m.1), keys });
     with_places(|places| places.by_column.insert(index, Rc::clone(&place)));
     Ok(place)
+}
+
+/// Where a relation has the values of a column that need not be registered here: what the trigger can know of rows that come by replication or
+/// restore before the extension's own.
+pub(crate) fn unregistered_place(relation: pg_sys::Oid, uuid: &[u8; 16]) -> Result<i16, Failure> {
+    let index = (relation.to_u32(), *uuid);
+    if let Some(attribute) = with_places(|places| places.unregistered.get(&index).copied()) {
+        return Ok(attribute);
+    }
+    revocation::listen()?;
+    let name = format!("kw_sealed_{}", hex::encode(uuid));
+    let marks = owner::reading_now(|| rows::marks(relation))?;
+    let mark =
+        marks.iter().find(|(mark, ..)| *mark == name).ok_or_else(|| Failure::unknown("protected column", Uuid::from_bytes(*uuid)))?;
+    with_places(|places| places.unregistered.insert(index, mark.1));
+    Ok(mark.1)
 }
 
 /// The uuid of a protected column by its name of today.

@@ -55,6 +55,8 @@ const DECRYPT: &[&str] = &[
     "kw_decrypt_text",
     "kw_open_column",
     "kw_open_column_text",
+    "kw_wrapper_of(bytea)",
+    "kw_wrapper_of(text)",
     "kw_unprotect_column",
     "kw_column_check_table",
     "kw_column_lookup",
@@ -74,7 +76,9 @@ fn routines(privilege: Privilege) -> &'static [&'static str] {
         Privilege::Unwrap => &["kw_unwrap"],
         Privilege::Import => &["kw_wrap_dek"],
         Privilege::Index => &["kw_blind_index", "kw_blind_index_bytea"],
-        Privilege::Manage => &["kw_rewrap", "kw_rotate_dek", "kw_rotate_column_index", "kw_schedule_rewrap"],
+        Privilege::Manage => {
+            &["kw_rewrap", "kw_rotate_dek", "kw_rotate_column_index", "kw_schedule_rewrap", "kw_wrapper_of(bytea)", "kw_wrapper_of(text)"]
+        }
     }
 }
 
