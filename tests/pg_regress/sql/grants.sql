@@ -18,8 +18,8 @@ CREATE ROLE :bob NOINHERIT;
 CREATE ROLE :grp;
 CREATE ROLE :eve;
 CREATE TABLE x AS SELECT kms_wrap.kw_wrap_dek() AS caller, kms_wrap.kw_encrypt('\x01') AS e, kms_wrap.kw_encrypt_text('a') AS t, kms_wrap.kw_encrypt('\x02', 'other') AS other;
-ALTER TABLE x ADD own uuid;
-UPDATE x SET own = kms_wrap.kw_wrapper_of(e);
+ALTER TABLE x ADD own uuid, ADD other_own uuid;
+UPDATE x SET own = kms_wrap.kw_wrapper_of(e), other_own = kms_wrap.kw_wrapper_of(other);
 GRANT SELECT ON x TO PUBLIC;
 CREATE FUNCTION try(statement text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
@@ -46,7 +46,11 @@ CREATE VIEW calls (n, call, statement) AS SELECT * FROM (VALUES
     (12, 'kw_rewrap', format('SELECT kms_wrap.kw_rewrap(caller, target_kms1 => %s) FROM x', (SELECT id FROM kms_wrap.kms_keys WHERE external_key_ref = 'a2'))),
     (13, 'kw_rotate_dek', 'SELECT kms_wrap.kw_rotate_dek(own) FROM x'),
     (14, 'kw_grant', 'SELECT kms_wrap.kw_grant($$decrypt$$, $$default$$, $$postgres$$)'),
-    (15, 'kw_schedule_rewrap', 'SELECT kms_wrap.kw_schedule_rewrap(policy => $$default$$)'),
+    (15, 'kw_schedule_rewrap', format('SELECT kms_wrap.kw_schedule_rewrap(policy => $$default$$, target_kms1 => %s)', (SELECT id FROM kms_wrap.kms_keys WHERE external_key_ref = 'a2'))),
+    (15.1, 'kw_schedule_rewrap other', format('SELECT kms_wrap.kw_schedule_rewrap(policy => $$other$$, target_kms1 => %s)', (SELECT id FROM kms_wrap.kms_keys WHERE external_key_ref = 'a2'))),
+    (15.2, 'kw_schedule_rewrap provider', format('SELECT kms_wrap.kw_schedule_rewrap(from_provider => $$a$$, target_kms1 => %s)', (SELECT id FROM kms_wrap.kms_keys WHERE external_key_ref = 'a2'))),
+    (15.3, 'kw_schedule_rewrap wrapper', format('SELECT kms_wrap.kw_schedule_rewrap(wrapper => own, target_kms1 => %s) FROM x', (SELECT id FROM kms_wrap.kms_keys WHERE external_key_ref = 'a2'))),
+    (15.4, 'kw_schedule_rewrap both', format('SELECT kms_wrap.kw_schedule_rewrap(wrapper => other_own, policy => $$default$$, target_kms1 => %s) FROM x', (SELECT id FROM kms_wrap.kms_keys WHERE external_key_ref = 'a2'))),
     (16, 'read policy_grants', 'SELECT FROM kms_wrap.policy_grants'),
     (17, 'read key_wrappers', 'SELECT FROM kms_wrap.key_wrappers'),
     (18, 'kw_is_sealed', 'SELECT kms_wrap.kw_is_sealed(e) FROM x')) v;
