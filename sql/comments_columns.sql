@@ -31,3 +31,7 @@ COMMENT ON COLUMN kms_wrap.protected_columns.finished_at IS 'When the status bec
 
 COMMENT ON VIEW kms_wrap.kw_protected_columns IS
     'Protected columns under today''s names; relation is NULL when the table is gone. percent: of the rows from before. trigger_state: always, or missing or not always when new values may come in plain, on any partition. is_validated: proved that every value is encrypted. has_copies: other tables have the column''s constraint too.';
+
+COMMENT ON TABLE kms_wrap.column_relations IS 'The table that has a protected column, so that no other passes for it. Not dumped; recorded again at the first write.';
+COMMENT ON COLUMN kms_wrap.column_relations.column_uuid IS 'The protected column.';
+COMMENT ON COLUMN kms_wrap.column_relations.relation IS 'Oid of its table; of the root, if it is partitioned.';

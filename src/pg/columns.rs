@@ -5,7 +5,7 @@
 use super::{
     catalog::{
         column::{self, NewColumn, Protected},
-        policy,
+        policy, protected,
     },
     deks::{self, Scope},
     grants::{self, Privilege},
@@ -61,7 +61,12 @@ pub(crate) fn register(new: &NewColumn<'_>) -> Result<(), Failure> {
     if !matches!(new.status, "encrypting" | "protected") {
         return Err(Failure::bad_argument("invalid value for argument \"status\"", "It must be encrypting or protected."));
     }
-    if as_owner(|| column::insert(new))? { Ok(()) } else { Err(Failure::unknown("column that can be protected", name)) }
+    as_owner(|| {
+        if !column::insert(new)? {
+            return Err(Failure::unknown("column that can be protected", name));
+        }
+        protected::record(new.uuid, new.relation)
+    })
 }
 
 /// The protected columns of a table of the caller's, or the one of that name.

@@ -111,7 +111,11 @@ pub(crate) fn with_dek<T>(
         match hit() {
             Found::Fresh(Try::Done(result)) => return result,
             Found::Fresh(Try::Ask(policy)) => grants::require(policy.id, &policy.name, privilege)?,
-            Found::Outdated => confirm(wrapper)?,
+            Found::Outdated => {
+                let policy = policy_of(wrapper)?;
+                grants::require(policy.id, &policy.name, privilege)?;
+                confirm(wrapper)?;
+            }
             Found::Nothing => {
                 // The right comes before the provider is asked.
                 let policy = policy_of(wrapper)?;

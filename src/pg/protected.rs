@@ -138,7 +138,9 @@ pub(crate) fn place(relation: pg_sys::Oid, column: &Column) -> Result<Rc<Place>,
         let hint = "kms_wrap.kw_health() shows it; kw_unprotect_column() and kw_protect_column() make it anew.";
         Failure::state(format!("a protected column has lost its {what}"), hint)
     };
-    let value = mark("kw_sealed_").ok_or_else(|| lost("CHECK constraint"))?.1;
+    let (name, value, _) = mark("kw_sealed_").ok_or_else(|| lost("CHECK constraint"))?;
+    check_genuine(relation, &column.uuid, name)?;
+    let value = *value;
     let mut keys = Vec::new();
     for (attribute, type_oid) in key {
         keys.push((attribute, KeyKind::of(type_oid)?));
@@ -153,6 +155,19 @@ pub(crate) fn place(relation: pg_sys::Oid, column: &Column) -> Result<Rc<Place>,
     let place = Rc::new(Place { value, index: mark("kw_index_").map(|m| m.1), keys });
     with_places(|places| places.by_column.insert(index, Rc::clone(&place)));
     Ok(place)
+}
+
+/// Anybody may make a table with another's constraint and trigger; sealing for its rows would move values there.
+fn check_genuine(relation: pg_sys::Oid, uuid: &[u8; 16], mark: &str) -> Result<(), Failure> {
+    let uuid = Uuid::from_bytes(*uuid);
+    let (root, is_recorded, is_genuine) = owner::reading_now(|| rows::is_genuine(uuid, relation, mark))?;
+    if !is_genuine {
+        return Err(Failure::state(
+            "this table is not the one whose column is protected",
+            "A copy of a protected table needs kw_protect_column() of its own: drop its kw_sealed_ constraint and its seal trigger first.",
+        ));
+    }
+    if is_recorded { Ok(()) } else { owner::as_owner(|| rows::record(uuid, root)) }
 }
 
 /// Where a relation has the values of a column that need not be registered here: what the trigger can know of rows that come by replication or
