@@ -12,7 +12,10 @@ impl Writer {
     /// Starts with fixed bytes: a label ending in NUL, or a magic.
     #[must_use]
     pub fn new(prefix: &[u8]) -> Self {
-        Self(prefix.to_vec())
+        // Most structures fit, so that they are not moved while they grow.
+        let mut bytes = Vec::with_capacity(512);
+        bytes.extend_from_slice(prefix);
+        Self(bytes)
     }
 
     /// Appends a field. Values come from this program's own fixed-size structures and from a KMS answer of bounded size; a value of 4 GiB

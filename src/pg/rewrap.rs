@@ -326,7 +326,7 @@ fn verify(plan: &mut Result<Plan<'_>, Failure>) {
 }
 
 /// Writes rewrapped wrappers, but for those whose new keys were put out of use meanwhile; returns the ids that were written.
-pub(crate) fn write(mut rewritten: Vec<Rewritten>) -> Result<Vec<i64>, Failure> {
+pub(crate) fn write(mut rewritten: Vec<Rewritten>) -> Result<HashSet<i64>, Failure> {
     let mut targets: Vec<i64> = rewritten.iter().flat_map(|r| r.moved_to.clone()).collect();
     targets.sort_unstable();
     targets.dedup();

@@ -20,26 +20,29 @@ thread_local! {
     static ACTIVE_SNAPSHOT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A result row. Columns are taken in the order of the SELECT list.
+/// A result row, taken apart at once. Columns are taken in the order of the SELECT list.
 pub(crate) struct Row {
-    tuple: pg_sys::HeapTuple,
     types: pg_sys::TupleDesc,
-    column: i32,
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+    column: usize,
 }
 
 impl Row {
     /// The next column, which may be NULL.
     pub(crate) fn opt<T: FromDatum + IntoDatum>(&mut self) -> Result<Option<T>, Failure> {
+        let (Some(value), Some(is_null)) = (self.values.get(self.column), self.nulls.get(self.column)) else {
+            return Err(Failure::internal(format!("column {} is missing", self.column)));
+        };
         self.column += 1;
-        let mut is_null = false;
-        // SAFETY: row and descriptor are of one result, which lives until the statement's connection ends; a column past its end is NULL.
+        let column = i32::try_from(self.column).map_err(Failure::internal)?;
+        // SAFETY: row and descriptor are of one result, which lives until the statement's connection ends; the value is of the type found.
         unsafe {
-            let found = pg_sys::SPI_gettypeid(self.types, self.column);
+            let found = pg_sys::SPI_gettypeid(self.types, column);
             if !T::is_compatible_with(found) {
-                return Err(Failure::internal(format!("column {} is of type {}", self.column, found.to_u32())));
+                return Err(Failure::internal(format!("column {column} is of type {}", found.to_u32())));
             }
-            let datum = pg_sys::SPI_getbinval(self.tuple, self.types, self.column, &raw mut is_null);
-            Ok(T::from_polymorphic_datum(datum, is_null, found))
+            Ok(T::from_polymorphic_datum(*value, *is_null, found))
         }
     }
 
@@ -104,10 +107,18 @@ fn run<T>(
     Spi::connect_mut(|_| {
         let (table, rows) = run_plan(sql, args, !writes && ACTIVE_SNAPSHOT.get())?;
         let mut results = Vec::with_capacity(rows);
-        for i in 0..rows {
-            // SAFETY: the table has so many rows, and lives until the connection ends.
-            let (tuple, types) = unsafe { (*(*table).vals.add(i), (*table).tupdesc) };
-            results.push(read(&mut Row { tuple, types, column: 0 })?);
+        if rows > 0 {
+            // SAFETY: a statement with rows has a table of them.
+            let types = unsafe { (*table).tupdesc };
+            // SAFETY: as above.
+            let columns = usize::try_from(unsafe { (*types).natts }).map_err(Failure::internal)?;
+            let mut row = Row { types, values: vec![pg_sys::Datum::null(); columns], nulls: vec![true; columns], column: 0 };
+            for i in 0..rows {
+                // SAFETY: the table has so many rows of this type and lives until the connection ends; both arrays have a place for each column.
+                unsafe { pg_sys::heap_deform_tuple(*(*table).vals.add(i), types, row.values.as_mut_ptr(), row.nulls.as_mut_ptr()) };
+                row.column = 0;
+                results.push(read(&mut row)?);
+            }
         }
         // SAFETY: nothing of it is used any more; results own what they hold.
         unsafe { pg_sys::SPI_freetuptable(table) };

@@ -8,6 +8,7 @@ use crate::{
     },
 };
 use pgrx::Uuid;
+use std::collections::HashSet;
 
 /// What a wrapper may still be used for (`key_wrappers.status`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -370,22 +371,22 @@ const TAKEN_VERSIONS: &str = "SELECT n.id
                      AND w.wrap_version OPERATOR(pg_catalog.=) n.version AND w.id OPERATOR(pg_catalog.<>) n.id)";
 
 /// Which of these `(wrapper, kms1, kms2, generation)` would meet another row's wrap_version.
-pub(crate) fn taken_versions(rows: &[(i64, i64, i64, i64)]) -> Result<Vec<i64>, Failure> {
+pub(crate) fn taken_versions(rows: &[(i64, i64, i64, i64)]) -> Result<HashSet<i64>, Failure> {
     let column = |f: fn(&(i64, i64, i64, i64)) -> i64| rows.iter().map(f).collect::<Vec<_>>();
     let versions: Vec<i32> = rows.iter().map(|r| wrap_version(r.3)).collect();
     let args = [column(|r| r.0).into(), column(|r| r.1).into(), column(|r| r.2).into(), versions.into()];
-    spi::select(TAKEN_VERSIONS, &args, |row| row.next())
+    Ok(spi::select(TAKEN_VERSIONS, &args, |row| row.next())?.into_iter().collect())
 }
 
 const UNLOCKED: &str = "SELECT id FROM kms_wrap.key_wrappers WHERE id OPERATOR(pg_catalog.=) ANY ($1) ORDER BY id FOR UPDATE SKIP LOCKED";
 
 /// Locks these wrappers, but for those that another session holds: a job waits for nobody.
-pub(crate) fn lock_free(ids: &[i64]) -> Result<Vec<i64>, Failure> {
-    spi::write(UNLOCKED, &[ids.to_vec().into()], |row| row.next())
+pub(crate) fn lock_free(ids: &[i64]) -> Result<HashSet<i64>, Failure> {
+    Ok(spi::write(UNLOCKED, &[ids.to_vec().into()], |row| row.next())?.into_iter().collect())
 }
 
 /// Writes rewrapped wrappers back; returns the ids that were written. The others changed meanwhile and are as they were.
-pub(crate) fn update(rewritten: Vec<Rewritten>) -> Result<Vec<i64>, Failure> {
+pub(crate) fn update(rewritten: Vec<Rewritten>) -> Result<HashSet<i64>, Failure> {
     let mut w = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut layers = Vec::new();
     for row in rewritten {
@@ -401,7 +402,7 @@ pub(crate) fn update(rewritten: Vec<Rewritten>) -> Result<Vec<i64>, Failure> {
         layers.extend(row.layers.into_iter().map(|layer| (row.id, layer)));
     }
     let args = [w.0.into(), w.1.into(), w.2.into(), w.3.into(), w.4.into(), w.5.into(), w.6.into(), w.7.into(), w.8.into()];
-    let written: Vec<i64> = spi::write(UPDATE, &args, |row| row.next())?;
+    let written: HashSet<i64> = spi::write(UPDATE, &args, |row| row.next())?.into_iter().collect();
     layers.retain(|(id, _)| written.contains(id));
     if !layers.is_empty() {
         update_layers(layers)?;
