@@ -115,6 +115,12 @@ fn with_people() -> Cluster {
     cluster
 }
 
+/// Rows of `id` and a canary, as COPY takes them.
+fn rows(name: &str, ids: std::ops::Range<u32>) -> String {
+    let lines: Vec<String> = ids.map(|id| format!("{id}\t{}{id}\n", canary(name))).collect();
+    format!("{}\\.\n", lines.concat())
+}
+
 fn expect(found: &Found, expected: &[(&str, &[&'static str])]) {
     let expected: Found = expected.iter().map(|(name, places)| ((*name).to_owned(), places.iter().copied().collect())).collect();
     assert_eq!(*found, expected);
@@ -169,9 +175,8 @@ fn plaintext_is_nowhere_but_where_the_caller_writes_it() {
     // A crash with a transaction in progress, whose rows are in WAL and tables already.
     let mut session = cluster.session("postgres");
     session.query("BEGIN").unwrap();
-    let rows: String = (100..2100).map(|i| format!("{i}\t{}{i}\n", canary("crash"))).collect();
     // psql waits for a statement after COPY.
-    session.query(&format!("COPY people (id, name) FROM STDIN;\n{rows}\\.\nSELECT 1")).unwrap();
+    session.query(&format!("COPY people (id, name) FROM STDIN;\n{}SELECT 1", rows("crash", 100..2100))).unwrap();
     cluster.psql("CHECKPOINT").unwrap();
     cluster.crash();
     cluster.up();
@@ -204,8 +209,7 @@ fn what_is_left_to_the_user_is_where_readme_says() {
     expect(&search(&cluster), left);
 
     // A sort of decrypted values that does not fit into work_mem.
-    let rows: String = (100..20_100).map(|i| format!("{i}\t{}{i}\n", canary("sort"))).collect();
-    cluster.psql(&format!("COPY people (id, name) FROM STDIN;\n{rows}\\.\n")).unwrap();
+    cluster.psql(&format!("COPY people (id, name) FROM STDIN;\n{}", rows("sort", 100..20_100))).unwrap();
     expect(&search(&cluster), left);
     session
         .query("SET work_mem = '64kB'; BEGIN; DECLARE c CURSOR FOR SELECT name FROM people_decrypted ORDER BY name; FETCH 1 FROM c")
@@ -262,7 +266,7 @@ fn keys_in_files(cluster: &Cluster, keys: &[(&'static str, Vec<u8>)]) -> Vec<(&'
     let forms: Vec<(&str, Vec<u8>)> = keys
         .iter()
         .flat_map(|(name, key)| {
-            let hex = key.iter().map(|b| format!("{b:02x}")).collect::<String>();
+            let hex = key.iter().map(|b| format!("{b:02x}")).collect::<Vec<String>>().concat();
             [(*name, key.clone()), (name, hex.clone().into_bytes()), (name, hex.to_uppercase().into_bytes())]
         })
         .collect();
