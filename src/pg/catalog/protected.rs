@@ -144,7 +144,10 @@ pub(crate) fn settle_generation(column: Uuid) -> Result<(), Failure> {
 const IS_GENUINE: &str = "WITH r AS (SELECT COALESCE(pg_catalog.pg_partition_root($2)::pg_catalog.oid, $2) AS root),
      k AS (SELECT x.relation FROM kms_wrap.column_relations x JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) x.relation
            WHERE x.column_uuid OPERATOR(pg_catalog.=) $1)
-     SELECT r.root, EXISTS (SELECT FROM k),
+     SELECT r.root, EXISTS (SELECT FROM k) AND EXISTS (
+                SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+                JOIN kms_wrap.protected_columns p ON p.table_name OPERATOR(pg_catalog.=) c.relname AND p.schema_name OPERATOR(pg_catalog.=) n.nspname
+                WHERE p.column_uuid OPERATOR(pg_catalog.=) $1 AND c.oid OPERATOR(pg_catalog.=) r.root),
             CASE WHEN EXISTS (SELECT FROM k) THEN r.root OPERATOR(pg_catalog.=) (SELECT k.relation FROM k)
                  ELSE EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
                               JOIN kms_wrap.protected_columns p ON p.table_name OPERATOR(pg_catalog.=) c.relname
@@ -156,18 +159,28 @@ const IS_GENUINE: &str = "WITH r AS (SELECT COALESCE(pg_catalog.pg_partition_roo
             END
      FROM r";
 
-/// Whether a relation, or the root that it is a partition of, is the table of a column: its oid, whether that is on record, and the answer.
+/// Whether a relation, or the root that it is a partition of, is the table of a column: its oid, whether that and its name are on record, and
+/// the answer.
 pub(crate) fn is_genuine(column: Uuid, relation: pg_sys::Oid, mark: &str) -> Result<(pg_sys::Oid, bool, bool), Failure> {
     let rows = spi::select(IS_GENUINE, &[column.into(), relation.into(), mark.into()], |row| Ok((row.next()?, row.next()?, row.next()?)))?;
     spi::first(rows).ok_or_else(|| Failure::internal("table of a protected column"))
 }
 
-const RECORD: &str = "INSERT INTO kms_wrap.column_relations (column_uuid, relation) VALUES ($1, $2)
+// One session does it; the others need not wait for its end.
+const RECORD: &str = "INSERT INTO kms_wrap.column_relations (column_uuid, relation)
+     SELECT $1, $2 WHERE pg_catalog.pg_try_advisory_xact_lock(1263227731, pg_catalog.hashtext($1::pg_catalog.text))
      ON CONFLICT (column_uuid) DO UPDATE SET relation = EXCLUDED.relation
      WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) column_relations.relation)";
 
-/// Puts on record which table has a column.
+const RENAME: &str = "UPDATE kms_wrap.protected_columns p SET schema_name = n.nspname, table_name = c.relname
+     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+     WHERE p.column_uuid OPERATOR(pg_catalog.=) $1 AND c.oid OPERATOR(pg_catalog.=) $2
+       AND (p.schema_name OPERATOR(pg_catalog.<>) n.nspname OR p.table_name OPERATOR(pg_catalog.<>) c.relname)
+       AND pg_catalog.pg_try_advisory_xact_lock(1263227731, pg_catalog.hashtext($1::pg_catalog.text))";
+
+/// Puts on record which table has a column, and what it is called now: by the name it is found after a restore.
 pub(crate) fn record(column: Uuid, relation: pg_sys::Oid) -> Result<(), Failure> {
     spi::execute(RECORD, &[column.into(), relation.into()])?;
+    spi::execute(RENAME, &[column.into(), relation.into()])?;
     Ok(())
 }
