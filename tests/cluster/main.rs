@@ -26,6 +26,7 @@ mod process;
 mod psql;
 mod smoke;
 mod values_concurrency;
+mod values_dump;
 mod values_revocation;
 mod values_standby;
 mod worker;
