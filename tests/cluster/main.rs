@@ -27,6 +27,7 @@ mod psql;
 mod smoke;
 mod values_concurrency;
 mod values_dump;
+mod values_replication;
 mod values_revocation;
 mod values_standby;
 mod worker;
