@@ -243,8 +243,8 @@ BEGIN
         detail := format('%s now, about %s when all rows are encrypted', pg_size_pretty(size.bytes_now), pg_size_pretty(size.bytes_after));
         RETURN NEXT;
         step := 'time';
-        detail := format('about %s s for kms_wrap.kw_encrypt_column(), taking 10,000 rows a second and 50 MB a second for the rewrite',
-                         ceil(size.row_count / 10000.0 + size.bytes_after / 5e7));
+        detail := format('about %s s for kms_wrap.kw_encrypt_column(), taking 20,000 rows a second and 50 MB a second for the rewrite',
+                         ceil(size.row_count / 20000.0 + size.bytes_after / 5e7));
         RETURN NEXT;
     END IF;
     step := 'statement';
