@@ -2,7 +2,11 @@
 -- looks like the protected one, nor use such a table to ask the blind index.
 \pset footer off
 \set SHOW_CONTEXT never
-SELECT count(*) FROM kms_wrap.kw_quickstart() \g /dev/null
+SELECT kms_wrap.kw_create_root_key(:'testname' || '-a'), kms_wrap.kw_create_root_key(:'testname' || '-b') \g /dev/null
+SELECT kms_wrap.kw_add_provider(p, 'local', jsonb_build_object('root_key', :'testname' || '-' || p)) FROM unnest(ARRAY['a', 'b']) p \g /dev/null
+SELECT kms_wrap.kw_create_local_key('a', 'a1', 'XAES-256-GCM'), kms_wrap.kw_create_local_key('b', 'b1', 'XAES-256-GCM') \g /dev/null
+SELECT kms_wrap.kw_create_policy('default', 'split', min_layers => 0) \g /dev/null
+SELECT kms_wrap.kw_policy_add_key('default', 'kms1', 1000), kms_wrap.kw_policy_add_key('default', 'kms2', 1001) \g /dev/null
 SELECT :'testname' || '_role' AS role \gset
 SET client_min_messages = warning;
 DROP ROLE IF EXISTS :role;
@@ -30,11 +34,11 @@ ALTER TABLE mine RENAME TO victim;
 INSERT INTO victim (id, secret) VALUES (77, 'bob''s secret');
 INSERT INTO people VALUES (3, 'carol''s');
 SELECT id, secret FROM victim_decrypted ORDER BY id;
--- After a restore nothing is on record: then the name counts, or there being no other.
+-- After a restore nothing is on record: then the name counts, which the last write has noted, or there being no other.
 TRUNCATE kms_wrap.column_relations;
 INSERT INTO people VALUES (4, 'dave''s');
 DROP TABLE victim;
-INSERT INTO people VALUES (4, 'dave''s');
+INSERT INTO people VALUES (5, 'erin''s');
 SELECT count(*) FROM kms_wrap.column_relations WHERE relation = 'people'::regclass;
 DROP OWNED BY :role;
 DROP ROLE :role;
