@@ -48,13 +48,15 @@ END
 $function$;
 
 -- What DROP VIEW loses and a new view of that name needs again: owner, rights and comments, as statements. Where the table's
--- column has been renamed since, so will be the view's: what was granted on it is not granted again.
-CREATE FUNCTION kms_wrap.kw_column_view_keep(relation regclass, decrypting_view regclass) RETURNS text[]
+-- column has been renamed since, so will be the view's: what was granted on it is not granted again. dropped: a column that the
+-- table will have no more.
+CREATE FUNCTION kms_wrap.kw_column_view_keep(relation regclass, decrypting_view regclass, dropped name) RETURNS text[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     WITH shown AS (
         SELECT c.attnum, c.attname, c.attacl FROM pg_attribute c
         WHERE c.attrelid = decrypting_view AND c.attnum > 0 AND (c.attname = 'kw_plain_columns' OR EXISTS (
-            SELECT FROM pg_attribute t WHERE t.attrelid = relation AND t.attname = c.attname AND t.attnum > 0 AND NOT t.attisdropped))
+            SELECT FROM pg_attribute t
+            WHERE t.attrelid = relation AND t.attname = c.attname AND t.attnum > 0 AND NOT t.attisdropped AND t.attname IS DISTINCT FROM dropped))
     )
     SELECT array_agg(k.statement ORDER BY k.place, k.statement) FILTER (WHERE k.statement IS NOT NULL)
     FROM pg_class v

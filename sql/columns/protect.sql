@@ -165,7 +165,7 @@ BEGIN
         END IF;
         SELECT n.nspname, c.relname INTO view_schema, view_name
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = old_view;
-        keep := kms_wrap.kw_column_view_keep(relation, old_view);
+        keep := kms_wrap.kw_column_view_keep(relation, old_view, NULL);
     END IF;
 
     SELECT array_agg(format('%s: %s', o.object, o.remedy)) INTO problems

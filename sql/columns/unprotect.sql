@@ -42,7 +42,7 @@ BEGIN
     IF found_column.decrypting_view IS NOT NULL THEN
         SELECT n.nspname, c.relname INTO view_schema, view_name
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = found_column.decrypting_view;
-        keep := kms_wrap.kw_column_view_keep(relation, found_column.decrypting_view);
+        keep := kms_wrap.kw_column_view_keep(relation, found_column.decrypting_view, found_column.index_column);
         statements := statements || format('DROP VIEW %s', found_column.decrypting_view::regclass);
     END IF;
     SELECT statements || array_agg(format('DROP TRIGGER %I ON %s', g.tgname, relation)) INTO statements

@@ -50,7 +50,7 @@ GRANT SELECT (id, name) ON person_decrypted TO pg_read_all_stats;
 COMMENT ON VIEW person_decrypted IS 'It''s the plain one.';
 COMMENT ON COLUMN person_decrypted.name IS 'Of the person.';
 SELECT step, masked(detail) AS detail FROM kms_wrap.kw_protect_column('person', 'photo', blind_index => 'index', index_bytes => 8);
-SELECT relacl FROM pg_class WHERE oid = 'person_decrypted'::regclass;
+SELECT a.grantee::regrole, a.privilege_type, a.is_grantable FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = 'person_decrypted'::regclass AND a.grantee <> c.relowner;
 SELECT attname, attacl, col_description(attrelid, attnum) AS comment FROM pg_attribute WHERE attrelid = 'person_decrypted'::regclass AND attnum > 0 ORDER BY attnum;
 SELECT obj_description('person_decrypted'::regclass, 'pg_class') AS comment;
 INSERT INTO person VALUES (6, 'Fay', 'sixth', '\x06', NULL);

@@ -75,6 +75,17 @@ SELECT count(*) > 0 AS given_back FROM kms_wrap.kw_unprotect_column('empty', 'se
 SELECT * FROM empty_plain;
 SELECT count(*) > 0 AS given_back FROM kms_wrap.kw_unprotect_column('empty', 'other');
 
+-- What was said about the blind index's column goes with that; what was said about others stays.
+CREATE TABLE two (id integer PRIMARY KEY, a text, b text);
+SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('two', 'a', blind_index => 'index');
+SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('two', 'b');
+COMMENT ON COLUMN two_decrypted.a_bidx IS 'gone';
+COMMENT ON COLUMN two_decrypted.b IS 'kept';
+GRANT SELECT (id, a_bidx) ON two_decrypted TO pg_monitor;
+SELECT count(*) > 0 AS given_back FROM kms_wrap.kw_unprotect_column('two', 'a');
+SELECT attname, attacl, col_description(attrelid, attnum) AS comment FROM pg_attribute WHERE attrelid = 'two_decrypted'::regclass AND attnum > 0 ORDER BY attnum;
+SELECT count(*) > 0 AS given_back FROM kms_wrap.kw_unprotect_column('two', 'b');
+
 -- A roll-back leaves it protected.
 SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('t', 'a');
 BEGIN;
