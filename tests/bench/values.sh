@@ -48,7 +48,7 @@ time_encrypt() {
         insert_round v_encrypt bench.by_kms_wrap 'INSERT INTO bench.by_kms_wrap SELECT id, kms_wrap.kw_encrypt(b) FROM bench.plain'
     done
     sql 'VACUUM (ANALYZE) bench.by_floor, bench.by_kms_wrap'
-    [[ $(sql 'SELECT pg_relation_size($$bench.by_floor$$) = pg_relation_size($$bench.by_kms_wrap$$)') == t ]] ||
+    [[ $(sql "SELECT pg_relation_size('bench.by_floor') = pg_relation_size('bench.by_kms_wrap')") == t ]] ||
         die "the floor did not write rows of the same size"
     [[ $(sql "SELECT count(*) FROM bench.plain p JOIN bench.by_floor f USING (id) JOIN bench.by_kms_wrap k USING (id)
               WHERE bench.floor_decrypt(f.b) = p.b AND kms_wrap.kw_decrypt(k.b) = p.b") == "$N_VALUES" ]] ||
