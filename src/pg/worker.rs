@@ -26,7 +26,7 @@ use std::{collections::HashMap, ffi::CStr, time::Duration};
 const POLL: Duration = Duration::from_secs(1);
 
 /// Jobs of one step: a few hundred milliseconds of work, so that a pause or a shutdown is quick.
-const BATCH: i32 = 1000;
+const BATCH: i32 = 500;
 
 /// AccessShareLock of lockdefs.h.
 const ACCESS_SHARE: pg_sys::LOCKMODE = 1;
