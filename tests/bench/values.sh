@@ -126,7 +126,7 @@ time_points() {
         point_client v_point_plain 'SELECT id FROM bench.people_plain WHERE v = bench.value_of(:k);'
         point_client v_point_blind "SELECT id FROM bench.people WHERE $blind;"
         point_client v_point_generic "SELECT id FROM bench.people WHERE $blind;" plan_cache_mode=force_generic_plan
-        point_client v_point_read "SELECT v FROM bench.people_decrypted WHERE id = ANY (ARRAY(SELECT id FROM bench.people WHERE $blind));" \
+        point_client v_point_read "SELECT v FROM bench.people_decrypted WHERE $blind;" \
             plan_cache_mode=force_generic_plan
         point_loop v_loop_plain find_plain
         point_loop v_loop_blind find_blind
