@@ -81,7 +81,10 @@ fn with_every_status() -> Cluster {
          INSERT INTO kms_wrap.policy_algorithms (policy_id, algo_id, role) SELECT p.id, 1, 'kem' FROM kms_wrap.encryption_policies p;
          INSERT INTO kms_wrap.encryption_bindings (entity_table, entity_pk, field_name, key_wrapper_id)
              SELECT 't', id::text, CASE WHEN id % 2 = 0 THEN 'f' END, id FROM kms_wrap.key_wrappers;
-         INSERT INTO kms_wrap.kms_health_checks (provider_id, kms_key_id, status, latency_ms, error) VALUES (1000, NULL, 'up', 1, NULL), (NULL, 1001, 'down', NULL, 'x');",
+         INSERT INTO kms_wrap.kms_health_checks (provider_id, kms_key_id, status, latency_ms, error) VALUES (1000, NULL, 'up', 1, NULL), (NULL, 1001, 'down', NULL, 'x');
+         INSERT INTO kms_wrap.policy_grants (policy_id, role_name, privilege) SELECT p.id, 'Some \"body\"', 'encrypt' FROM kms_wrap.encryption_policies p;
+         INSERT INTO kms_wrap.protected_columns (schema_name, table_name, column_name, policy_id, original_type, storage, status, last_key)
+             SELECT 's', 't', 'c', p.id, 'text', 'text', 'encrypting', ARRAY['1', E'\\t'] FROM kms_wrap.encryption_policies p;",
         uuids[4], uuids[5], uuids[5], uuids[6]
     );
     cluster.psql(&sql).unwrap();
@@ -97,11 +100,13 @@ fn with_every_status() -> Cluster {
     cluster
 }
 
-/// The rows of every table of the extension that are not shipped, and where its sequences stand: a line each, the table in front.
+/// The rows of every table of the extension that is dumped, but for shipped ones, and where its sequences stand: a line each, the table in front.
 fn contents(cluster: &Cluster, database: &str) -> Vec<String> {
     let members = "FROM pg_depend d JOIN pg_class c ON c.oid = d.objid AND d.classid = 'pg_class'::regclass
          JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'kms_wrap'";
-    let tables = cluster.psql_in(database, &format!("SELECT c.relname {members} WHERE c.relkind = 'r' ORDER BY 1")).unwrap();
+    let tables = cluster
+        .psql_in(database, &format!("SELECT c.relname {members} WHERE c.relkind = 'r' AND c.oid = ANY (e.extconfig) ORDER BY 1"))
+        .unwrap();
     // Identity sequences depend on their column, not on the extension.
     let sequences = cluster.psql_in(database, "SELECT sequencename FROM pg_sequences WHERE schemaname = 'kms_wrap' ORDER BY 1").unwrap();
     let mut lines = Vec::new();
