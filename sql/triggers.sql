@@ -229,6 +229,12 @@ $function$;
 CREATE FUNCTION kms_wrap.kw_guard_scope() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION 'whether policy "%" has encrypted values can only be seen in a read committed transaction', OLD.policy_name
+            USING ERRCODE = '55000', HINT = 'Begin with START TRANSACTION ISOLATION LEVEL READ COMMITTED.';
+    END IF;
+    -- An uncommitted wrapper holds FOR KEY SHARE on its policy: wait for it, then look.
+    PERFORM 1 FROM kms_wrap.encryption_policies p WHERE p.id = OLD.id FOR UPDATE;
     IF EXISTS (SELECT FROM kms_wrap.key_wrappers w WHERE w.policy_id = OLD.id AND w.purpose = 'values') THEN
         RAISE EXCEPTION 'dek_scope of policy "%" cannot change: it has encrypted values', OLD.policy_name
             USING ERRCODE = '55000', HINT = 'Make another policy with kms_wrap.kw_create_policy().';

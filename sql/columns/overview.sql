@@ -43,6 +43,7 @@ LEFT JOIN LATERAL (
     JOIN pg_attribute m ON m.attrelid = w.oid AND m.attname = 'kw_plain_columns'
     WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
         AND d.refobjid = s.conrelid AND d.refobjsubid = a.attnum
-    ORDER BY w.relname = p.view_name DESC, w.oid LIMIT 1
+    -- Anybody may make a view of the table that has such a column.
+    ORDER BY w.relnamespace::regnamespace::text = quote_ident(p.view_schema) AND w.relname = p.view_name DESC, w.relowner = c.relowner DESC, w.oid LIMIT 1
 ) v ON true
 WINDOW same AS (PARTITION BY p.id);

@@ -26,6 +26,8 @@ pub enum Error {
     InvalidPublicKey,
     /// The source of randomness failed.
     Entropy,
+    /// There is no memory for a value of this length.
+    OutOfMemory,
     /// A rule of this module was broken by its caller (never by stored bytes).
     Invariant(&'static str),
 }
@@ -44,6 +46,7 @@ impl std::fmt::Display for Error {
             Self::DoesNotDecrypt => f.write_str("could not decrypt value"),
             Self::InvalidPublicKey => f.write_str("invalid encapsulation key"),
             Self::Entropy => f.write_str("the operating system gave no randomness"),
+            Self::OutOfMemory => f.write_str("out of memory"),
             Self::Invariant(what) => write!(f, "internal error: {what}"),
         }
     }

@@ -149,11 +149,14 @@ pub fn armour(raw: &[u8], out: &mut [u8]) -> Result<(), Error> {
 /// Takes the armour off, into a buffer that is used again; it is left empty when that fails.
 ///
 /// # Errors
-/// [`Error::NotAnEnvelope`] for all that [`armour`] does not write: another alphabet, padding, white space, left-over bits.
+/// [`Error::OutOfMemory`]; [`Error::NotAnEnvelope`] for all that [`armour`] does not write: another alphabet, padding, white space, left-over bits.
 pub fn unarmour(text: &[u8], raw: &mut Vec<u8>) -> Result<(), Error> {
     raw.clear();
     let encoded = text.strip_prefix(ARMOUR).ok_or(Error::NotAnEnvelope)?;
-    raw.resize(base64::decoded_len_estimate(encoded.len()), 0);
+    let len = base64::decoded_len_estimate(encoded.len());
+    // A length that somebody else chose: no memory for it is an error, and not the end of the process.
+    raw.try_reserve_exact(len).map_err(|_| Error::OutOfMemory)?;
+    raw.resize(len, 0);
     // The engine writes what it could read before it found a fault.
     let decoded = URL_SAFE_NO_PAD.decode_slice(encoded, raw);
     raw.truncate(decoded.as_ref().map_or(0, |len| *len));

@@ -9,7 +9,7 @@ use super::{
         wrapper::{self, WrapperRow, WrapperStatus},
     },
     grants::{self, Privilege},
-    make, open, owner,
+    gucs, make, open, owner,
     report::Failure,
     revocation, spi, transaction,
 };
@@ -124,7 +124,7 @@ pub(crate) fn with_dek<T>(
             }
         }
     }
-    Err(Failure::changed())
+    Err(Failure::policy_changed())
 }
 
 fn read(wrapper: &[u8; 16]) -> Result<(WrapperRow, HashMap<i64, key::Key>, Rc<Policy>), Failure> {
@@ -208,7 +208,12 @@ pub(crate) fn current(scope: &Scope<'_>) -> Result<Option<[u8; 16]>, Failure> {
     }
     let (found, _) = settled(|| owner::reading_now(|| wrapper::current(scope.policy.id, scope.key())))?;
     if let Some(wrapper) = found {
-        with_held(|held| held.current.insert(index, wrapper));
+        with_held(|held| {
+            if held.current.len() >= gucs::cache_entries() {
+                held.current.clear();
+            }
+            held.current.insert(index, wrapper)
+        });
     }
     Ok(found)
 }
@@ -225,6 +230,10 @@ pub(crate) fn current_or_new(scope: &Scope<'_>) -> Result<[u8; 16], Failure> {
         // Another session may be making it too: one of both is stored, and both look again.
         owner::as_owner(|| {
             make::values_wrapper(scope.policy, scope.ctx_sha256, scope.key().is_some())?;
+            // The wrapper's foreign key holds the policy now; before that its scope may have been changed.
+            if policy_by_id(scope.policy.id)?.dek_scope != scope.policy.dek_scope {
+                return Err(Failure::policy_changed());
+            }
             match (scope.column, scope.key()) {
                 (Some((column, generation)), Some(key)) => protected::bind(Uuid::from_bytes(column), scope.policy.id, key, generation),
                 _ => Ok(()),

@@ -18,6 +18,9 @@ raw_function!(kw_decrypt_text, pg_finfo_kw_decrypt_text, decrypt_text);
 raw_function!(kw_is_sealed_bytea, pg_finfo_kw_is_sealed_bytea, is_sealed_bytea);
 raw_function!(kw_is_sealed_text, pg_finfo_kw_is_sealed_text, is_sealed_text);
 
+/// Most bytes of memory that are kept to be used again.
+pub(crate) const KEPT: usize = 1 << 20;
+
 thread_local! {
     /// Raw envelopes out of their armour.
     static UNARMOURED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -58,7 +61,10 @@ pub(crate) fn with_unarmoured<T>(text: &[u8], f: impl FnOnce(&Envelope<'_>) -> R
     let mut raw = UNARMOURED.take();
     unarmour(text, &mut raw)?;
     let result = Envelope::parse(&raw).map_err(Failure::from).and_then(|envelope| f(&envelope));
-    UNARMOURED.set(raw);
+    // What one long value needed is not kept for ever.
+    if raw.capacity() <= KEPT {
+        UNARMOURED.set(raw);
+    }
     result
 }
 

@@ -138,7 +138,10 @@ pub(crate) fn place(relation: pg_sys::Oid, column: &Column) -> Result<Rc<Place>,
         let hint = "kms_wrap.kw_health() shows it; kw_unprotect_column() and kw_protect_column() make it anew.";
         Failure::state(format!("a protected column has lost its {what}"), hint)
     };
-    let (name, value, _) = mark("kw_sealed_").ok_or_else(|| lost("CHECK constraint"))?;
+    // The table's owner may have put another constraint of that name: it must not make us read a number as a pointer.
+    let of_type = |found: &&(String, i16, pg_sys::Oid), wanted: pg_sys::Oid| found.2 == wanted;
+    let sealed_type = if column.is_text { pg_sys::TEXTOID } else { pg_sys::BYTEAOID };
+    let (name, value, _) = mark("kw_sealed_").filter(|m| of_type(m, sealed_type)).ok_or_else(|| lost("CHECK constraint"))?;
     check_genuine(relation, &column.uuid, name)?;
     let value = *value;
     let mut keys = Vec::new();
@@ -152,7 +155,7 @@ pub(crate) fn place(relation: pg_sys::Oid, column: &Column) -> Result<Rc<Place>,
         let (_, attribute, type_oid) = mark("kw_tenant_").ok_or_else(|| lost("constraint on the tenant column"))?;
         keys.push((*attribute, KeyKind::of(*type_oid)?));
     }
-    let place = Rc::new(Place { value, index: mark("kw_index_").map(|m| m.1), keys });
+    let place = Rc::new(Place { value, index: mark("kw_index_").filter(|m| of_type(m, pg_sys::BYTEAOID)).map(|m| m.1), keys });
     with_places(|places| places.by_column.insert(index, Rc::clone(&place)));
     Ok(place)
 }
@@ -180,8 +183,10 @@ pub(crate) fn unregistered_place(relation: pg_sys::Oid, uuid: &[u8; 16]) -> Resu
     revocation::listen()?;
     let name = format!("kw_sealed_{}", hex::encode(uuid));
     let marks = owner::reading_now(|| rows::marks(relation))?;
-    let mark =
-        marks.iter().find(|(mark, ..)| *mark == name).ok_or_else(|| Failure::unknown("protected column", Uuid::from_bytes(*uuid)))?;
+    let mark = marks
+        .iter()
+        .find(|(mark, _, type_oid)| *mark == name && matches!(*type_oid, pg_sys::TEXTOID | pg_sys::BYTEAOID))
+        .ok_or_else(|| Failure::unknown("protected column", Uuid::from_bytes(*uuid)))?;
     with_places(|places| places.unregistered.insert(index, mark.1));
     Ok(mark.1)
 }

@@ -103,6 +103,12 @@ impl Failure {
         )
     }
 
+    /// 40001: rights, keys or policy changed again and again while they were read.
+    pub(crate) fn policy_changed() -> Self {
+        Self::new(PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE, "policy or keys changed meanwhile")
+            .hint("Try again: another session changed them at the same time.")
+    }
+
     /// 22001: more characters than the column's type allows. Without the value, which an error of PostgreSQL's would show.
     pub(crate) fn too_many_chars(max: usize) -> Self {
         let code = PgSqlErrorCode::ERRCODE_STRING_DATA_RIGHT_TRUNCATION;
@@ -203,6 +209,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::DoesNotOpen => Self::does_not_open(),
+            Error::OutOfMemory => Self::new(PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "out of memory"),
             Error::DoesNotDecrypt => Self::new(PgSqlErrorCode::ERRCODE_EXTERNAL_ROUTINE_INVOCATION_EXCEPTION, error.to_string()),
             Error::NotAContainer | Error::NotAnEnvelope => {
                 Self::new(PgSqlErrorCode::ERRCODE_INVALID_BINARY_REPRESENTATION, error.to_string())

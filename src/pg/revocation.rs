@@ -74,7 +74,10 @@ pub(crate) fn listen() -> Result<(), Failure> {
         // SAFETY: once a backend, callbacks that live as long as the library; the slots are few but not that few.
         unsafe {
             pg_sys::CacheRegisterRelcacheCallback(Some(on_relcache), pg_sys::Datum::null());
-            for cache in [pg_sys::SysCacheIdentifier::AUTHOID, pg_sys::SysCacheIdentifier::AUTHMEMMEMROLE] {
+            // Who owns the database is a membership too, in pg_database_owner.
+            for cache in
+                [pg_sys::SysCacheIdentifier::AUTHOID, pg_sys::SysCacheIdentifier::AUTHMEMMEMROLE, pg_sys::SysCacheIdentifier::DATABASEOID]
+            {
                 pg_sys::CacheRegisterSyscacheCallback(cache.cast_signed(), Some(on_syscache), pg_sys::Datum::null());
             }
         }

@@ -118,7 +118,7 @@ pub(crate) fn refresh<'a>(
     let is_current = current.is_none() || current == wrapper_of(column, start);
     let has_entry = column.index.as_ref().is_none_or(|index| index_entry.and_then(<[u8]>::first) == Some(&index.generation));
     // Whoever may not encrypt can still change the row's other columns.
-    if (is_current && has_entry) || !grants::is_granted(policy.id, Privilege::Encrypt)? {
+    if (is_current && has_entry) || !policy.is_enabled || !grants::is_granted(policy.id, Privilege::Encrypt)? {
         return Ok(None);
     }
     if is_current {
@@ -201,6 +201,7 @@ fn current_or_new(scope: &Scope<'_>) -> Result<[u8; 16], Failure> {
 fn seal(column: &Column, row: &RowContext, value: &[u8], statement: i64) -> Result<Row, Failure> {
     check_length(column, value)?;
     let policy = &column.policy;
+    values::check_enabled(policy)?;
     let wrapper = current_or_new(&Scope { policy, ctx_sha256: row.scope, column: Some((column.uuid, None)) })?;
     let form = if column.is_text { Form::Armoured } else { Form::Raw };
     let (output, head) = deks::with_dek(&wrapper, Privilege::Encrypt, |entry| {
@@ -275,7 +276,8 @@ pub(crate) fn entry_with(
 /// Whether an envelope was made with the DEK that new values of the row get.
 pub(crate) fn is_current(column: &Column, row: &RowContext, envelope: &Envelope<'_>) -> Result<bool, Failure> {
     let current = deks::current(&Scope { policy: &column.policy, ctx_sha256: row.scope, column: Some((column.uuid, None)) })?;
-    Ok(current == Some(envelope.head.wrapper()))
+    // As in refresh(): without a current DEK there is nothing to move a value to.
+    Ok(current.is_none_or(|current| current == envelope.head.wrapper()))
 }
 
 /// Opens a value for whoever may decrypt.

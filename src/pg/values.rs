@@ -5,6 +5,7 @@ use super::{
     catalog::policy::Policy,
     contexts::CallerContext,
     deks::{self, Scope},
+    fn_values::KEPT,
     grants::{self, Privilege},
     report::Failure,
     revocation,
@@ -74,9 +75,14 @@ pub(crate) fn seal(entry: &mut Entry, context: &ValueContext, value: &[u8], pad_
                 let mut output = Output::new(armoured_len(len))?;
                 RAW.with_borrow_mut(|raw| {
                     raw.clear();
+                    raw.try_reserve_exact(len).map_err(|_| Error::OutOfMemory)?;
                     raw.resize(len, 0);
                     write(raw)?;
-                    armour(raw, output.bytes())
+                    armour(raw, output.bytes())?;
+                    if raw.capacity() > KEPT {
+                        *raw = Vec::new();
+                    }
+                    Ok::<_, Error>(())
                 })?;
                 Ok((output, head))
             }
@@ -178,6 +184,6 @@ pub(crate) fn check_bound(entry: &Entry, ctx_sha256: &[u8; 32]) -> Result<(), Fa
     if bool::from(difference.ct_eq(&0)) { Ok(()) } else { Err(Error::DoesNotDecrypt.into()) }
 }
 
-fn check_enabled(policy: &Policy) -> Result<(), Failure> {
+pub(crate) fn check_enabled(policy: &Policy) -> Result<(), Failure> {
     if policy.is_enabled { Ok(()) } else { Err(Failure::policy_disabled(&policy.name)) }
 }
