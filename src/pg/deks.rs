@@ -71,7 +71,7 @@ pub(crate) fn policy(name: &str) -> Result<Rc<Policy>, Failure> {
 
 /// A policy by id, as it is now.
 pub(crate) fn policy_by_id(id: i64) -> Result<Policy, Failure> {
-    owner::reading_now(|| policy::by_ids(&[id])?.remove(&id).ok_or_else(|| Failure::internal("policy")))
+    owner::reading_now(|| policy::by_id(id))
 }
 
 /// The policy of a wrapper, whose rights guard it.
@@ -79,7 +79,7 @@ fn policy_of(wrapper: &[u8; 16]) -> Result<Policy, Failure> {
     let (policy, _) = settled(|| {
         owner::reading_now(|| {
             let id = wrapper::policy_of(Uuid::from_bytes(*wrapper))?;
-            policy::by_ids(&[id])?.remove(&id).ok_or_else(|| Failure::internal("policy of a wrapper"))
+            policy::by_id(id)
         })
     })?;
     Ok(policy)
@@ -132,7 +132,7 @@ fn read(wrapper: &[u8; 16]) -> Result<(WrapperRow, HashMap<i64, key::Key>, Rc<Po
         let row = wrapper::by_uuid(Uuid::from_bytes(*wrapper))?;
         open::check_status(&row)?;
         let keys = key::by_ids(&row.key_ids().collect::<Vec<_>>())?;
-        let policy = policy::by_ids(&[row.policy_id])?.remove(&row.policy_id).ok_or_else(|| Failure::internal("policy of a wrapper"))?;
+        let policy = policy::by_id(row.policy_id)?;
         Ok((row, keys, Rc::new(policy)))
     })
 }

@@ -192,7 +192,7 @@ fn seal_column(args: &Args) -> Result<pg_sys::Datum, Failure> {
         return Ok(index.map_or(pg_sys::Datum::from(new.tuple), |n| replaced(&new, &[(n, None)])));
     };
     let limit = if column.is_text { MAX_TEXT } else { MAX_BYTEA };
-    // SAFETY: the column is of type text or bytea, as its CHECK constraint says.
+    // SAFETY: the column is of type text or bytea, which whoever told its place has looked at.
     unsafe { varlena::check_len(value, "value", limit)? };
     let row = new.context(&column, &place)?;
     let unchanged = old.as_ref().and_then(|old| old.get(place.value).filter(|o| is_same(*o, value)).map(|_| old));
@@ -210,7 +210,7 @@ fn seal_column(args: &Args) -> Result<pg_sys::Datum, Failure> {
                 (true, true) => {
                     // SAFETY: as above.
                     let start = unsafe { varlena::start_of(value, seal::START_LEN) };
-                    // SAFETY: the index column is of type bytea, as its CHECK constraint says.
+                    // SAFETY: the index column is of type bytea, which protected::place() has looked at.
                     let index_entry = place.index.and_then(|n| old.get(n)).map(|entry| unsafe { varlena::bytes_of(entry) });
                     match seal::refresh(&column, &row, start, index_entry, bytes, statement)? {
                         Some(row) => row,
@@ -234,7 +234,7 @@ fn seal_column(args: &Args) -> Result<pg_sys::Datum, Failure> {
 /// A row restored or replicated before the column's own row: what is an envelope stays one, and nothing else passes.
 fn keep_unregistered(relation: pg_sys::Oid, column: &[u8; 16], new: &Tuple, unknown: Failure) -> Result<pg_sys::Datum, Failure> {
     let value = new.get(protected::unregistered_place(relation, column)?);
-    // SAFETY: the column is of type text or bytea, as its CHECK constraint says.
+    // SAFETY: the column is of type text or bytea, which whoever told its place has looked at.
     let is_sealed = value.is_none_or(|value| unsafe {
         let bytes = varlena::bytes_of(value);
         Envelope::parse(bytes).is_ok() || (has_armour(bytes) && with_unarmoured(bytes, |_| Ok(())).is_ok())

@@ -1,7 +1,7 @@
 //! Protected columns, as held in memory: what they are, and where a table has them.
 
 use super::{
-    catalog::{policy::Policy, protected as rows},
+    catalog::{column, policy::Policy, protected as rows},
     deks, owner,
     report::Failure,
     revocation,
@@ -198,7 +198,7 @@ pub(crate) fn by_name(relation: pg_sys::Oid, name: &str) -> Result<[u8; 16], Fai
         return Ok(uuid);
     }
     revocation::listen()?;
-    let (marks, attribute) = owner::reading_now(|| Ok((rows::marks(relation)?, rows::attribute(relation, name)?)))?;
+    let (marks, attribute) = owner::reading_now(|| Ok((rows::marks(relation)?, column::attribute(relation, name)?)))?;
     let attribute = attribute.ok_or_else(|| Failure::unknown("column", name))?;
     let found = marks.iter().filter(|(_, n, _)| *n == attribute).find_map(|(mark, ..)| {
         let mut uuid = [0; 16];

@@ -23,7 +23,7 @@ pub(crate) fn rotate_dek(wrapper: Uuid) -> Result<[u8; 16], Failure> {
     }
     let ctx_sha256 = *open::parse(&row)?.ctx_sha256();
     owner::as_owner(|| {
-        let policy = policy::by_ids(&[row.policy_id])?.remove(&row.policy_id).ok_or_else(|| Failure::internal("policy of a wrapper"))?;
+        let policy = policy::by_id(row.policy_id)?;
         if rows::is_index_key(row.id)? {
             let hint = "kms_wrap.kw_rotate_column_index() makes a new generation of the index.";
             return Err(Failure::state(format!("wrapper \"{wrapper}\" is the key of a blind index"), hint));

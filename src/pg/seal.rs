@@ -244,8 +244,7 @@ fn check_length(column: &Column, value: &[u8]) -> Result<(), Failure> {
 /// A value's entry in a blind index.
 pub(crate) fn entry(column: &Column, index: &Index, generation: u8, value: &[u8]) -> Result<Output, Failure> {
     let scope = scope::of_index(&column.uuid, generation);
-    let wrapper =
-        deks::current_or_new(&Scope { policy: &column.policy, ctx_sha256: scope, column: Some((column.uuid, Some(generation))) })?;
+    let wrapper = current_or_new(&Scope { policy: &column.policy, ctx_sha256: scope, column: Some((column.uuid, Some(generation))) })?;
     let entry = entry_with(column, index, generation, &wrapper, Privilege::Encrypt, value)?;
     let mut output = Output::new(entry.len())?;
     output.bytes().copy_from_slice(&entry);

@@ -68,6 +68,11 @@ pub(crate) fn by_name(name: &str) -> Result<Policy, Failure> {
     spi::first(spi::select(BY_NAME, &[name.into()], read)?).ok_or_else(|| Failure::unknown("policy", name))
 }
 
+/// A policy that something refers to, by id.
+pub(crate) fn by_id(id: i64) -> Result<Policy, Failure> {
+    spi::first(spi::select(BY_IDS, &[vec![id].into()], read)?).ok_or_else(|| Failure::internal("policy"))
+}
+
 /// Policies by id.
 pub(crate) fn by_ids(ids: &[i64]) -> Result<HashMap<i64, Policy>, Failure> {
     Ok(spi::select(BY_IDS, &[ids.to_vec().into()], read)?.into_iter().map(|p| (p.id, p)).collect())

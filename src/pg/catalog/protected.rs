@@ -68,14 +68,6 @@ pub(crate) fn primary_key(relation: pg_sys::Oid) -> Result<Vec<(i16, pg_sys::Oid
     spi::select(PRIMARY_KEY, &[relation.into()], |row| Ok((row.next()?, row.next()?)))
 }
 
-const ATTRIBUTE: &str = "SELECT attnum FROM pg_catalog.pg_attribute
-     WHERE attrelid OPERATOR(pg_catalog.=) $1 AND attname OPERATOR(pg_catalog.=) $2::pg_catalog.name AND NOT attisdropped";
-
-/// The number of a relation's column.
-pub(crate) fn attribute(relation: pg_sys::Oid, name: &str) -> Result<Option<i16>, Failure> {
-    Ok(spi::first(spi::select(ATTRIBUTE, &[relation.into(), name.into()], |row| row.next())?))
-}
-
 const COUNT_UNKNOWN: &str = "UPDATE kms_wrap.protected_columns SET unknown_envelopes = unknown_envelopes OPERATOR(pg_catalog.+) 1
      WHERE column_uuid OPERATOR(pg_catalog.=) $1";
 
