@@ -6,7 +6,7 @@
 use super::{
     catalog::{
         job::{self, Job, Verdict},
-        wrapper,
+        rewritten, wrapper,
     },
     report::Failure,
     rewrap::{self, Batch, Rewrap, Targets},
@@ -68,9 +68,9 @@ impl Moved {
             }
         }
         let versions: Vec<_> = ready.iter().map(|r| (r.id, r.kms1, r.kms2, r.generation)).collect();
-        let taken = wrapper::taken_versions(&versions)?;
+        let taken = rewritten::taken_versions(&versions)?;
         ready.retain(|r| !taken.contains(&r.id));
-        let free = wrapper::lock_free(&ready.iter().map(|r| r.id).collect::<Vec<_>>())?;
+        let free = rewritten::lock_free(&ready.iter().map(|r| r.id).collect::<Vec<_>>())?;
         ready.retain(|r| free.contains(&r.id));
         let written = rewrap::write(ready)?;
         for (id, ..) in versions {

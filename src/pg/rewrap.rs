@@ -1,10 +1,11 @@
-//! Rewrapping: shares of a batch of wrappers move to other keys. Reads and computes only; nothing here locks or writes a row.
+//! Rewrapping: shares of a batch of wrappers move to other keys. A batch reads and computes; only [`write`] locks and writes rows.
 
 use super::{
     catalog::{
         key::{self, Key},
         policy::{self, Policy},
-        wrapper::{self, Rewritten, WrapperRow},
+        rewritten::{self, Rewritten},
+        wrapper::{self, WrapperRow},
     },
     kms,
     make::{self, check_domains, check_floors, slot_spec},
@@ -332,7 +333,7 @@ pub(crate) fn write(mut rewritten: Vec<Rewritten>) -> Result<HashSet<i64>, Failu
     targets.dedup();
     let active = key::lock_active(&targets)?;
     rewritten.retain(|r| r.moved_to.iter().all(|key| active.contains(key)));
-    wrapper::update(rewritten)
+    rewritten::update(rewritten)
 }
 
 /// Rewraps one wrapper now; returns its generation and whether anything was to be done.
@@ -349,7 +350,7 @@ pub(crate) fn rewrap_one(row: WrapperRow, targets: Targets) -> Result<(i64, bool
         let generations = wrapper::next_generations(batch.len())?;
         match batch.run(&generations).pop() {
             Some((_, Rewrap::Ready(new))) => {
-                if !wrapper::taken_versions(&[(id, new.kms1, new.kms2, new.generation)])?.is_empty() {
+                if !rewritten::taken_versions(&[(id, new.kms1, new.kms2, new.generation)])?.is_empty() {
                     continue;
                 }
                 let generation = new.generation;

@@ -8,6 +8,7 @@ pub(crate) mod key;
 pub(crate) mod local;
 pub(crate) mod policy;
 pub(crate) mod protected;
+pub(crate) mod rewritten;
 pub(crate) mod setup;
 pub(crate) mod watch;
 pub(crate) mod wrapper;
