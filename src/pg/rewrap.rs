@@ -1,4 +1,4 @@
-//! Rewrapping: shares of a batch of wrappers move to other keys. A batch reads and computes; only [`write`] locks and writes rows.
+//! Rewrapping: shares of a batch of wrappers move to other keys. A batch reads and computes; only `write` locks and writes rows.
 
 use super::{
     catalog::{
