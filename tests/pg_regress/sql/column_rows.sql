@@ -43,7 +43,7 @@ UPDATE t SET s = 'back' WHERE id = 101;
 UPDATE t SET s = (SELECT s FROM t WHERE id = 104) WHERE id = 101;
 INSERT INTO t SELECT id, email || '2', s FROM before JOIN (VALUES ('x')) v (email) ON id = 4;
 INSERT INTO t (email, s) SELECT 'h', kms_wrap.kw_encrypt_text('free');
-INSERT INTO t (email, s) SELECT 'h', overlay(s PLACING CASE right(s, 1) WHEN 'A' THEN 'E' ELSE 'A' END FROM length(s)) FROM t WHERE id = 104;
+INSERT INTO t (email, s) SELECT 'h', overlay(s PLACING CASE right(s, 1) WHEN 'A' THEN 'Q' ELSE 'A' END FROM length(s)) FROM t WHERE id = 104;
 UPDATE t SET s = overlay(s PLACING 'AAAA' FROM 80) WHERE id = 104;
 SELECT * FROM state WHERE id IN (101, 104) ORDER BY id;
 -- The column's own limit is counted in characters of the plain value.
