@@ -94,7 +94,7 @@ impl Draft {
         };
         let mut layers = Vec::new();
         for (spec, drafted) in self.spec.slots.iter().zip(&self.slots) {
-            if let (Some(layer_no), Some(ek)) = (spec.slot.layer_no(), &spec.encapsulation_key) {
+            if let (Some(layer_no), Some(ek)) = (spec.slot.layer_no(), &spec.public_key) {
                 let blob = slot::seal_layer(spec.algorithm, ek, &drafted.aad, &drafted.share, entropy)?;
                 layers.push((layer_no, Container { header: drafted.header.clone(), blob, path: None }.encode()?));
             }

@@ -30,7 +30,7 @@ pub const fn sizes(algorithm: Algorithm) -> Option<Sizes> {
         Algorithm::MlKem768 => Some(Sizes { encapsulation_key: 1184, ciphertext: 1088, seed: 64 }),
         Algorithm::MlKem1024 => Some(Sizes { encapsulation_key: 1568, ciphertext: 1568, seed: 64 }),
         Algorithm::XWing => Some(Sizes { encapsulation_key: 1216, ciphertext: 1120, seed: 32 }),
-        Algorithm::Xaes256Gcm => None,
+        Algorithm::Xaes256Gcm | Algorithm::Aes256Gcm | Algorithm::RsaOaepSha256 | Algorithm::RsaOaepSha1 => None,
     }
 }
 
@@ -64,7 +64,7 @@ impl PrivateKey {
                 let seed = Zeroizing::new(<[u8; 32]>::try_from(seed).ok()?);
                 Expanded::XWing(Box::new(x_wing::DecapsulationKey::from(*seed)))
             }
-            Algorithm::Xaes256Gcm => return None,
+            Algorithm::Xaes256Gcm | Algorithm::Aes256Gcm | Algorithm::RsaOaepSha256 | Algorithm::RsaOaepSha1 => return None,
         }))
     }
 
@@ -113,7 +113,9 @@ pub fn encapsulate(algorithm: Algorithm, encapsulation_key: &[u8], entropy: &mut
             let (ct, ss) = parse::<x_wing::EncapsulationKey>(encapsulation_key)?.encapsulate_deterministic((&*random).into());
             (ct.to_vec(), keep::<XWingKem>(ss))
         }
-        Algorithm::Xaes256Gcm => return Err(Error::InvalidPublicKey),
+        Algorithm::Xaes256Gcm | Algorithm::Aes256Gcm | Algorithm::RsaOaepSha256 | Algorithm::RsaOaepSha1 => {
+            return Err(Error::InvalidPublicKey);
+        }
     };
     m.zeroize();
     Ok(encapsulated)
@@ -126,7 +128,7 @@ pub fn is_valid_encapsulation_key(algorithm: Algorithm, key: &[u8]) -> bool {
         Algorithm::MlKem768 => parse::<ml_kem_768::EncapsulationKey>(key).is_ok(),
         Algorithm::MlKem1024 => parse::<ml_kem_1024::EncapsulationKey>(key).is_ok(),
         Algorithm::XWing => parse::<x_wing::EncapsulationKey>(key).is_ok(),
-        Algorithm::Xaes256Gcm => false,
+        Algorithm::Xaes256Gcm | Algorithm::Aes256Gcm | Algorithm::RsaOaepSha256 | Algorithm::RsaOaepSha1 => false,
     }
 }
 

@@ -131,7 +131,7 @@ pub struct SlotHeader {
     pub algorithm: Algorithm,
     /// The slot's key.
     pub key_ref: KeyRef,
-    /// SHA-256 of the encapsulation key; `None` for symmetric keys.
+    /// SHA-256 of the public key; `None` for symmetric keys.
     pub ek_sha256: Option<[u8; 32]>,
     /// Number of the write that made these bytes.
     pub generation: u64,
@@ -152,20 +152,20 @@ pub struct SlotSpec {
     pub algorithm: Algorithm,
     /// The key.
     pub key_ref: KeyRef,
-    /// The encapsulation key of a layer.
-    pub encapsulation_key: Option<Vec<u8>>,
+    /// The encapsulation key of a layer, or the RSA key of a public-key KMS slot as a DER SubjectPublicKeyInfo.
+    pub public_key: Option<Vec<u8>>,
 }
 
 impl SlotSpec {
     pub(super) fn header(&self, generation: u64) -> Result<SlotHeader, Error> {
-        if self.slot.layer_no().is_some() != self.algorithm.is_kem() || self.algorithm.is_kem() != self.encapsulation_key.is_some() {
+        if self.slot.layer_no().is_some() != self.algorithm.is_kem() || self.algorithm.has_public_key() != self.public_key.is_some() {
             return Err(Error::Invariant("slot and algorithm"));
         }
         Ok(SlotHeader {
             slot: self.slot,
             algorithm: self.algorithm,
             key_ref: self.key_ref.clone(),
-            ek_sha256: self.encapsulation_key.as_ref().map(|ek| kdf::sha256(&[ek])),
+            ek_sha256: self.public_key.as_ref().map(|ek| kdf::sha256(&[ek])),
             generation,
         })
     }

@@ -51,6 +51,12 @@ impl Class {
 pub enum Algorithm {
     /// XAES-256-GCM by a KMS key that binds the slot's AAD.
     Xaes256Gcm,
+    /// AES-256-GCM by a KMS key that makes its own nonces.
+    Aes256Gcm,
+    /// RSA-OAEP with SHA-256 for hash and mask (RFC 8017, section 7.1).
+    RsaOaepSha256,
+    /// RSA-OAEP with SHA-1 for hash and mask: for tokens that offer nothing else.
+    RsaOaepSha1,
     /// ML-KEM-768 (FIPS 203), security category 3.
     MlKem768,
     /// ML-KEM-1024 (FIPS 203), security category 5.
@@ -61,13 +67,17 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// All of them, in the order of their codes.
-    pub const ALL: [Self; 4] = [Self::Xaes256Gcm, Self::MlKem768, Self::MlKem1024, Self::XWing];
+    pub const ALL: [Self; 7] =
+        [Self::Xaes256Gcm, Self::Aes256Gcm, Self::RsaOaepSha256, Self::RsaOaepSha1, Self::MlKem768, Self::MlKem1024, Self::XWing];
 
     /// The number in the bytes.
     #[must_use]
     pub const fn code(self) -> u16 {
         match self {
             Self::Xaes256Gcm => 0x0101,
+            Self::Aes256Gcm => 0x0102,
+            Self::RsaOaepSha256 => 0x0201,
+            Self::RsaOaepSha1 => 0x0202,
             Self::MlKem768 => 0x0301,
             Self::MlKem1024 => 0x0302,
             Self::XWing => 0x0401,
@@ -87,6 +97,9 @@ impl Algorithm {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Xaes256Gcm => "XAES-256-GCM",
+            Self::Aes256Gcm => "AES-256-GCM",
+            Self::RsaOaepSha256 => "RSA-OAEP-SHA256",
+            Self::RsaOaepSha1 => "RSA-OAEP-SHA1",
             Self::MlKem768 => "ML-KEM-768",
             Self::MlKem1024 => "ML-KEM-1024",
             Self::XWing => "X-Wing",
@@ -103,7 +116,8 @@ impl Algorithm {
     #[must_use]
     pub const fn class(self) -> Class {
         match self {
-            Self::Xaes256Gcm => Class::KmsSym,
+            Self::Xaes256Gcm | Self::Aes256Gcm => Class::KmsSym,
+            Self::RsaOaepSha256 | Self::RsaOaepSha1 => Class::KmsPk,
             Self::MlKem768 | Self::MlKem1024 => Class::KemPq,
             Self::XWing => Class::KemHybrid,
         }
@@ -115,11 +129,17 @@ impl Algorithm {
         matches!(self.class(), Class::KemPq | Class::KemHybrid)
     }
 
+    /// Whether it has a public key, whose fingerprint the slot's header holds.
+    #[must_use]
+    pub const fn has_public_key(self) -> bool {
+        !matches!(self.class(), Class::KmsSym)
+    }
+
     /// NIST security category of its post-quantum part, `None` when it has none.
     #[must_use]
     pub const fn nist_level(self) -> Option<i16> {
         match self {
-            Self::Xaes256Gcm => None,
+            Self::Xaes256Gcm | Self::Aes256Gcm | Self::RsaOaepSha256 | Self::RsaOaepSha1 => None,
             Self::MlKem768 | Self::XWing => Some(3),
             Self::MlKem1024 => Some(5),
         }

@@ -96,7 +96,7 @@ impl Wrapper {
             Self { binding: Binding { uuid: stored.uuid, epoch: header.epoch, ctx_sha256: header.ctx_sha256 }, mode: header.mode, slots };
         let in_place = wrapper.slots.iter().map(|s| Some(s.header.slot)).eq(expected)
             && wrapper.slots.iter().all(|s| s.header.slot.layer_no().is_some() == s.header.algorithm.is_kem())
-            && wrapper.slots.iter().all(|s| s.header.algorithm.is_kem() == s.header.ek_sha256.is_some());
+            && wrapper.slots.iter().all(|s| s.header.algorithm.has_public_key() == s.header.ek_sha256.is_some());
         let columns_agree = header.epoch == stored.epoch
             && header.policy_uuid == stored.policy_uuid
             && wrapper.generation() == stored.generation
@@ -265,7 +265,7 @@ impl Wrapper {
         }
         let header = spec.header(generation)?;
         let aad = self.binding.slot_aad(&header)?;
-        Ok(SlotRewrap { header, aad, encapsulation_key: spec.encapsulation_key, path: old.path.clone() })
+        Ok(SlotRewrap { header, aad, encapsulation_key: spec.public_key, path: old.path.clone() })
     }
 }
 
@@ -280,7 +280,7 @@ impl Wrapper {
             let old = self.slots.iter_mut().find(|s| s.header.slot == slot).ok_or(Error::DoesNotOpen)?;
             let is_same_place = new.header.slot == slot
                 && new.header.algorithm.class() == old.header.algorithm.class()
-                && new.header.algorithm.is_kem() == new.header.ek_sha256.is_some()
+                && new.header.algorithm.has_public_key() == new.header.ek_sha256.is_some()
                 && new.header.generation == generation
                 && new.path == old.path;
             if !is_same_place {

@@ -10,7 +10,12 @@ use super::{
     report::Failure,
 };
 use crate::{
-    core::{path::Mode, slot::Container, suite::SUITE_1_NAME, wrapper::Wrapper},
+    core::{
+        path::Mode,
+        slot::Container,
+        suite::{Class, SUITE_1_NAME},
+        wrapper::Wrapper,
+    },
     provider::{binds_aad, local},
 };
 use pgrx::Uuid;
@@ -82,7 +87,7 @@ fn slot_text(row: &WrapperRow, slot: &Container, keys: &HashMap<i64, Key>) -> St
     let r = &slot.header.key_ref;
     let facts = format!("{} ({})", slot.header.algorithm.name(), slot.header.algorithm.class().name());
     let ek = slot.header.ek_sha256.map(|h| format!(", public key {}", &hex::encode(h)[..16])).unwrap_or_default();
-    let binds = if binds_aad(r) && !slot.header.algorithm.is_kem() { ", binds the wrapper's context" } else { "" };
+    let binds = if binds_aad(r) && slot.header.algorithm.class() == Class::KmsSym { ", binds the wrapper's context" } else { "" };
     match open::slot_key(row, slot, keys) {
         Ok(key) => format!(
             "{} key {} at \"{}\": {facts}{ek}{binds}, {}, written as generation {}",

@@ -189,7 +189,7 @@ pub(crate) fn check_domains(policy: &Policy, kms1: &Key, kms2: &Key) -> Result<(
 
 /// What a slot's key is to core.
 pub(crate) fn slot_spec(slot: SlotNo, key: &Key) -> SlotSpec {
-    SlotSpec { slot, algorithm: key.algorithm, key_ref: key.key_ref.clone(), encapsulation_key: key.public_key.clone() }
+    SlotSpec { slot, algorithm: key.algorithm, key_ref: key.key_ref.clone(), public_key: key.public_key.clone() }
 }
 
 /// How a layer's container is described in its row.

@@ -3,7 +3,7 @@
 //! Root seals and wraps are XAES-256-GCM with 24 random nonce bytes in front, so neither key has a message limit that anyone could reach.
 
 use super::{
-    ProviderError,
+    Capabilities, ProviderError,
     root_key::{Fingerprint, KeyDirectory, RootKey, RootKeyError, Stamp},
 };
 use crate::core::{
@@ -22,6 +22,9 @@ use zeroize::Zeroizing;
 
 /// Name of this kind in `kms_providers.provider`.
 pub const KIND: &str = "local";
+
+/// What the embedded provider can do.
+pub const CAPABILITIES: Capabilities = Capabilities { binds_context: true, shows_version: false, batches: true, interruptible: false };
 
 /// OpenTDF's key mode 1, CONFIG_ROOT_KEY: the key is in the database, wrapped by a key of the configuration.
 pub const KEY_MODE: i32 = 1;

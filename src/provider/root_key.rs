@@ -90,7 +90,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    fn of(m: &Metadata) -> Self {
+    pub(super) fn of(m: &Metadata) -> Self {
         Self { dev: m.dev(), ino: m.ino(), mode: m.mode(), uid: m.uid(), ctime: (m.ctime(), m.ctime_nsec()) }
     }
 }
@@ -262,7 +262,7 @@ fn sync_directory(path: &Path) -> std::io::Result<()> {
 }
 
 /// An I/O error in the words of PostgreSQL's own messages.
-fn reason(error: &std::io::Error) -> String {
+pub(super) fn reason(error: &std::io::Error) -> String {
     match error.kind() {
         ErrorKind::NotFound => "it does not exist".to_owned(),
         ErrorKind::PermissionDenied => "permission denied".to_owned(),

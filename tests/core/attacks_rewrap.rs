@@ -254,7 +254,7 @@ fn rewrap_of_what_is_not_there() {
         let layer = SlotNo::layer(1).unwrap();
         assert!(matches!(wrapper.rewrap(kms.spec(layer, Algorithm::MlKem768, key.clone()), 8), Err(Error::Invariant(_))));
         let mut without_key = kms.spec(layer, Algorithm::MlKem768, key);
-        without_key.encapsulation_key = None;
+        without_key.public_key = None;
         assert!(matches!(wrapper.rewrap(without_key, 8), Err(Error::Invariant(_))));
         let rewrap = wrapper.rewrap(f.kms.spec(SlotNo::KMS1, Algorithm::Xaes256Gcm, key_ref("kms1")), 8).unwrap();
         assert!(matches!(rewrap.seal_layer(&Share::zero(), &mut Stream::new("")), Err(Error::Invariant(_))), "a KMS slot is no layer");

@@ -18,7 +18,7 @@ fn spec(mode: Mode, slots: Vec<SlotSpec>) -> Spec {
 }
 
 fn kms_spec(slot: SlotNo) -> SlotSpec {
-    SlotSpec { slot, algorithm: Algorithm::Xaes256Gcm, key_ref: key_ref("kms"), encapsulation_key: None }
+    SlotSpec { slot, algorithm: Algorithm::Xaes256Gcm, key_ref: key_ref("kms"), public_key: None }
 }
 
 fn draft(slots: Vec<SlotSpec>) -> Result<Draft, Error> {
@@ -52,10 +52,10 @@ fn slots_out_of_place_make_no_wrapper() {
 #[test]
 fn algorithm_that_does_not_fit_its_slot_makes_no_wrapper() {
     let (kms1, kms2, layer) = (kms_spec(SlotNo::KMS1), kms_spec(SlotNo::KMS2), layer_spec());
-    let without_key = SlotSpec { encapsulation_key: None, ..layer.clone() };
-    let symmetric_layer = SlotSpec { algorithm: Algorithm::Xaes256Gcm, encapsulation_key: None, ..layer.clone() };
+    let without_key = SlotSpec { public_key: None, ..layer.clone() };
+    let symmetric_layer = SlotSpec { algorithm: Algorithm::Xaes256Gcm, public_key: None, ..layer.clone() };
     let kem_as_kms = SlotSpec { slot: SlotNo::KMS2, ..layer.clone() };
-    let kms_with_key = SlotSpec { encapsulation_key: layer.encapsulation_key.clone(), ..kms2.clone() };
+    let kms_with_key = SlotSpec { public_key: layer.public_key.clone(), ..kms2.clone() };
     let mut nul = kms2.clone();
     nul.key_ref.location.push('\0');
     for slots in [
@@ -72,10 +72,10 @@ fn algorithm_that_does_not_fit_its_slot_makes_no_wrapper() {
 #[test]
 fn invalid_encapsulation_key_makes_no_wrapper() {
     let layer = layer_spec();
-    let mut past_the_modulus = layer.encapsulation_key.clone().unwrap();
+    let mut past_the_modulus = layer.public_key.clone().unwrap();
     past_the_modulus[..3].fill(0xff);
-    for ek in [vec![], layer.encapsulation_key.clone().unwrap()[1..].to_vec(), past_the_modulus] {
-        let bad = SlotSpec { encapsulation_key: Some(ek), ..layer.clone() };
+    for ek in [vec![], layer.public_key.clone().unwrap()[1..].to_vec(), past_the_modulus] {
+        let bad = SlotSpec { public_key: Some(ek), ..layer.clone() };
         let draft = draft(vec![kms_spec(SlotNo::KMS1), kms_spec(SlotNo::KMS2), bad]).unwrap();
         assert!(matches!(draft.finish([vec![1], vec![2]], &mut Stream::new("finish")), Err(Error::InvalidPublicKey)));
     }

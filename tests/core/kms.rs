@@ -77,7 +77,7 @@ impl Kms {
     }
 
     pub fn spec(&self, slot: SlotNo, algorithm: Algorithm, key_ref: KeyRef) -> SlotSpec {
-        SlotSpec { slot, algorithm, encapsulation_key: self.encapsulation_key(&key_ref), key_ref }
+        SlotSpec { slot, algorithm, public_key: self.encapsulation_key(&key_ref), key_ref }
     }
 
     /// Wraps a share as the provider of that key would.

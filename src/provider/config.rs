@@ -1,0 +1,126 @@
+//! What `provider_config.config` may hold for each kind, and the provider that it makes.
+
+use super::{Capabilities, Provider, credentials::CredentialDirectory, endpoint::Endpoint};
+use serde_json::{Map, Value};
+use std::{path::PathBuf, rc::Rc};
+
+/// What the administrator's settings allow every provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Environment {
+    /// Where credential files lie.
+    pub credentials: CredentialDirectory,
+    /// Patterns of endpoints; none allows any.
+    pub allowed_endpoints: Vec<String>,
+    /// PKCS#11 modules that may be loaded; none allows none.
+    pub pkcs11_modules: Vec<PathBuf>,
+}
+
+/// A field that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// Its name.
+    pub field: String,
+    /// What it must be, as a full sentence.
+    pub limit: String,
+}
+
+impl ConfigError {
+    /// A field and its rule.
+    #[must_use]
+    pub fn new(field: &str, limit: impl Into<String>) -> Self {
+        Self { field: field.to_owned(), limit: limit.into() }
+    }
+}
+
+/// Reads the fields of a configuration: each at most once, none left over.
+pub struct Fields<'a> {
+    object: &'a Map<String, Value>,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Fields<'a> {
+    /// Starts reading.
+    #[must_use]
+    pub fn new(object: &'a Map<String, Value>) -> Self {
+        Self { object, known: Vec::new() }
+    }
+
+    /// A text; `None` when the field is absent.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when it is no string, empty, longer than 512 characters, or has control characters.
+    pub fn text(&mut self, field: &'static str) -> Result<Option<&'a str>, ConfigError> {
+        self.known.push(field);
+        let Some(value) = self.object.get(field) else { return Ok(None) };
+        let text = value.as_str().filter(|t| !t.is_empty() && t.chars().count() <= 512 && !t.chars().any(char::is_control));
+        text.map(Some).ok_or_else(|| ConfigError::new(field, "It must be a string of 1 to 512 characters without control characters."))
+    }
+
+    /// A text that must be there.
+    ///
+    /// # Errors
+    /// As [`Self::text`], and when it is absent.
+    pub fn required(&mut self, field: &'static str) -> Result<&'a str, ConfigError> {
+        self.text(field)?.ok_or_else(|| ConfigError::new(field, "It is required."))
+    }
+
+    /// The name of a credential file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when it is not a plain file name.
+    pub fn file(&mut self, field: &'static str) -> Result<Option<&'a str>, ConfigError> {
+        let name = self.text(field)?;
+        if name.is_some_and(|name| !super::credentials::is_name(name)) {
+            let limit =
+                "It must name a file in kms_wrap.credential_directory: at most 64 characters out of A-Z a-z 0-9 _ . -, no dot first.";
+            return Err(ConfigError::new(field, limit));
+        }
+        Ok(name)
+    }
+
+    /// An endpoint that the settings allow.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the rule that it breaks.
+    pub fn endpoint(&mut self, field: &'static str, environment: &Environment) -> Result<Option<Endpoint>, ConfigError> {
+        let Some(text) = self.text(field)? else { return Ok(None) };
+        let endpoint = Endpoint::parse(text).map_err(|limit| ConfigError::new(field, limit))?;
+        if endpoint.is_allowed(&environment.allowed_endpoints) {
+            return Ok(Some(endpoint));
+        }
+        Err(ConfigError::new(field, "The setting \"kms_wrap.allowed_endpoints\" does not allow it."))
+    }
+
+    /// Ends reading.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming a field that nothing has asked for.
+    pub fn finish(self, kind: &str) -> Result<(), ConfigError> {
+        let unknown = self.object.keys().find(|field| !self.known.contains(&field.as_str()));
+        unknown.map_or(Ok(()), |field| Err(ConfigError::new(field, format!("Kind {kind} knows the fields {}.", self.known.join(", ")))))
+    }
+}
+
+/// What a kind can do; `None` for a kind that this build does not have.
+#[must_use]
+pub fn capabilities(kind: &str) -> Option<Capabilities> {
+    match kind {
+        super::local::KIND => Some(super::local::CAPABILITIES),
+        _ => None,
+    }
+}
+
+/// Kinds that this build has, for messages.
+#[must_use]
+pub fn kinds() -> Vec<&'static str> {
+    ["local", "openbao", "vault", "pkcs11", "aws", "gcp", "azure"].into_iter().filter(|kind| capabilities(kind).is_some()).collect()
+}
+
+/// Checks a configuration and makes the provider of it. Opens no connection and reads no file, so that it works while the KMS is away.
+///
+/// # Errors
+/// [`ConfigError`] naming the field. A kind that this build does not have, and `local`, whose keys the caller holds, have no field: `kind`.
+pub fn provider(kind: &str, config: &Value, _environment: &Environment) -> Result<Rc<dyn Provider>, ConfigError> {
+    let _object = config.as_object().ok_or_else(|| ConfigError::new("config", "It must be a JSON object."))?;
+    Err(ConfigError::new("kind", format!("Kind {kind} is not one of those that this version has: {}.", kinds().join(", "))))
+}

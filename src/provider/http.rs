@@ -1,0 +1,223 @@
+//! HTTPS to a KMS: one client a provider, which keeps its connections.
+//!
+//! No thread: names are resolved by a client of our own thread (the system's resolver would block or want one), and connections are tasks of
+//! the caller's runtime. No redirect and no proxy is followed, and nothing of an answer's text goes into an error.
+
+use super::{ProviderError, credentials::CredentialDirectory, endpoint::Endpoint};
+use hickory_resolver::TokioResolver;
+use reqwest::{
+    Client, Method,
+    dns::{Addrs, Name, Resolve, Resolving},
+    header::{HeaderMap, HeaderName, HeaderValue},
+    redirect,
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use std::{
+    error::Error as _,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+use zeroize::Zeroizing;
+
+/// Most bytes of an answer's body. A batch of 150 shares takes 40 kB.
+pub const MAX_BODY: usize = 4 << 20;
+
+/// Longest time to wait for a connection with its TLS handshake. Shorter than a call's deadline, so that another address can be tried.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// How long an idle connection is kept. Servers and firewalls drop silent ones after a minute or more.
+const IDLE: Duration = Duration::from_secs(50);
+
+/// Names of credential files for TLS.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// Certificates (PEM) that a server's must chain to; the operating system's when there is none.
+    pub ca_file: Option<String>,
+    /// Our certificate chain (PEM), for servers that ask for one.
+    pub client_cert_file: Option<String>,
+    /// Its private key (PEM).
+    pub client_key_file: Option<String>,
+}
+
+/// A client of one endpoint.
+pub struct Http {
+    client: Client,
+    endpoint: Endpoint,
+}
+
+/// An answer. The body may hold a share, so it is wiped.
+pub struct Reply {
+    /// The status code.
+    pub status: u16,
+    /// At most [`MAX_BODY`] bytes.
+    pub body: Zeroizing<Vec<u8>>,
+    /// The headers. Never shown.
+    pub headers: HeaderMap,
+}
+
+impl Http {
+    /// A client. Reads the TLS files, and opens no connection yet.
+    ///
+    /// # Errors
+    /// [`ProviderError::Denied`] when a file is missing, unfit or holds no certificate or key.
+    pub fn new(endpoint: Endpoint, tls: &Tls, credentials: &CredentialDirectory) -> Result<Self, ProviderError> {
+        let failed = |_| ProviderError::Denied("The HTTP client could not be set up.".to_owned());
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls_config(tls, credentials)?)
+            .dns_resolver(Arc::new(Resolver::default()))
+            .redirect(redirect::Policy::none())
+            // A request that wraps is not repeated behind our back; what may be repeated is the caller's to say.
+            .retry(reqwest::retry::never())
+            .no_proxy()
+            .http1_only()
+            .referer(false)
+            .connect_timeout(CONNECT)
+            .pool_idle_timeout(IDLE)
+            .tcp_nodelay(true)
+            .build()
+            .map_err(failed)?;
+        Ok(Self { client, endpoint })
+    }
+
+    /// Where it goes.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Sends one request and reads the whole answer. `path` starts with `/` and is encoded already. Header values are taken for secret.
+    ///
+    /// # Errors
+    /// [`ProviderError::Unavailable`] when there is no whole answer, [`ProviderError::Malformed`] when it is too long or a redirect.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, &str)],
+        body: Option<Zeroizing<Vec<u8>>>,
+    ) -> Result<Reply, ProviderError> {
+        let url = self.endpoint.join(path).ok_or_else(|| ProviderError::Denied("The key's name makes no valid address.".to_owned()))?;
+        let mut request = self.client.request(method, url);
+        for (name, value) in headers {
+            let mut value = HeaderValue::from_str(value)
+                .map_err(|_| ProviderError::Denied(format!("The value for header \"{name}\" has characters that no header may have.")))?;
+            value.set_sensitive(true);
+            request = request.header(name, value);
+        }
+        if let Some(body) = body {
+            request = request.body(body.to_vec());
+        }
+        let mut response = request.send().await.map_err(|e| self.unavailable(&e))?;
+        let status = response.status();
+        if status.is_redirection() {
+            return Err(ProviderError::Malformed(format!("{} answered with a redirect, which is not followed.", self.endpoint.origin())));
+        }
+        let mut whole = Zeroizing::new(Vec::new());
+        while let Some(part) = response.chunk().await.map_err(|e| self.unavailable(&e))? {
+            if whole.len().saturating_add(part.len()) > MAX_BODY {
+                return Err(ProviderError::Malformed(format!("{} answered with more than {MAX_BODY} bytes.", self.endpoint.origin())));
+            }
+            append(&mut whole, &part);
+        }
+        Ok(Reply { status: status.as_u16(), body: whole, headers: std::mem::take(response.headers_mut()) })
+    }
+
+    fn unavailable(&self, error: &reqwest::Error) -> ProviderError {
+        ProviderError::Unavailable(format!("{}: {}.", self.endpoint.origin(), reason(error)))
+    }
+}
+
+/// Appends without leaving an unwiped copy behind when the buffer has to grow.
+fn append(whole: &mut Zeroizing<Vec<u8>>, part: &[u8]) {
+    let needed = whole.len().saturating_add(part.len());
+    if needed > whole.capacity() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(needed.saturating_mul(2)));
+        larger.extend_from_slice(whole);
+        *whole = larger;
+    }
+    whole.extend_from_slice(part);
+}
+
+/// What went wrong with a connection, in words of ours: an error's own text may quote what the server sent.
+fn reason(error: &reqwest::Error) -> String {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
+            return match tls {
+                rustls::Error::InvalidCertificate(_) => "the server's certificate is not trusted".to_owned(),
+                rustls::Error::AlertReceived(_) => "the server ended the TLS handshake".to_owned(),
+                _ => "TLS failed".to_owned(),
+            };
+        }
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            // rustls errors travel inside of I/O errors.
+            let inner = io.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+            match inner {
+                Some(rustls::Error::InvalidCertificate(_)) => return "the server's certificate is not trusted".to_owned(),
+                Some(_) => return "TLS failed".to_owned(),
+                None if cause.source().is_none() => return super::root_key::reason(io),
+                None => {}
+            }
+        }
+        source = cause.source();
+    }
+    let what = match error {
+        e if e.is_timeout() => "no connection in time",
+        e if e.is_connect() => "no connection",
+        e if e.is_body() || e.is_decode() => "the answer broke off",
+        _ => "the request failed",
+    };
+    what.to_owned()
+}
+
+fn tls_config(tls: &Tls, credentials: &CredentialDirectory) -> Result<ClientConfig, ProviderError> {
+    let unfit = |name: &str, what: &str| ProviderError::Denied(format!("Credential file \"{name}\" holds no {what} in PEM."));
+    let mut roots = RootCertStore::empty();
+    if let Some(name) = &tls.ca_file {
+        let file = credentials.public(name)?;
+        for certificate in certificates(&file.bytes) {
+            roots.add(certificate).map_err(|_| unfit(name, "usable certificate"))?;
+        }
+        if roots.is_empty() {
+            return Err(unfit(name, "certificate"));
+        }
+    } else {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    // Hybrid with ML-KEM where the server can, so that recorded traffic does not give a share to a quantum computer.
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|_| ProviderError::Denied("TLS could not be set up.".to_owned()))?
+        .with_root_certificates(roots);
+    let (Some(cert_file), Some(key_file)) = (&tls.client_cert_file, &tls.client_key_file) else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let chain: Vec<_> = certificates(&credentials.public(cert_file)?.bytes).collect();
+    let key = PrivateKeyDer::from_pem_slice(&credentials.secret(key_file)?.bytes).map_err(|_| unfit(key_file, "private key"))?;
+    builder.with_client_auth_cert(chain, key).map_err(|_| unfit(cert_file, "certificate that fits the key"))
+}
+
+fn certificates(pem: &[u8]) -> impl Iterator<Item = CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem).filter_map(Result::ok)
+}
+
+/// Resolves names by the system's configuration (`/etc/resolv.conf`, `/etc/hosts`) on the caller's thread.
+#[derive(Default)]
+struct Resolver(OnceLock<Option<TokioResolver>>);
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        // Without a configuration there is no resolver: a public one would be told the names of internal hosts.
+        let resolver = self.0.get_or_init(|| TokioResolver::builder_tokio().and_then(|builder| builder.build()).ok()).clone();
+        Box::pin(async move {
+            let resolver = resolver.ok_or("no resolver")?;
+            let found = resolver.lookup_ip(name.as_str()).await?;
+            let addresses: Vec<SocketAddr> = found.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
+            Ok::<Addrs, Box<dyn std::error::Error + Send + Sync>>(Box::new(addresses.into_iter()))
+        })
+    }
+}
