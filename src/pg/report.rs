@@ -149,11 +149,11 @@ impl Failure {
     /// 58000 or 38000: a provider gave no answer.
     pub(crate) fn provider(name: &str, error: &ProviderError) -> Self {
         let failure = match error {
-            ProviderError::Unavailable(_) => {
+            ProviderError::Unavailable(_) | ProviderError::Throttled(_) => {
                 Self::new(PgSqlErrorCode::ERRCODE_SYSTEM_ERROR, format!("could not reach key provider \"{name}\""))
                     .hint("Check with kms_wrap.kw_health() and try again.")
             }
-            ProviderError::Denied(_) | ProviderError::Malformed(_) => {
+            ProviderError::Denied(_) | ProviderError::NotFound(_) | ProviderError::Malformed(_) => {
                 Self::new(PgSqlErrorCode::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION, format!("key provider \"{name}\" refused the request"))
             }
         };

@@ -37,10 +37,8 @@ impl Endpoint {
         self.0.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
     }
 
-    /// The address of `path`, which starts with `/` and is encoded already, under this one.
-    ///
-    /// # Errors
-    /// Nothing when the path makes no URL.
+    /// The address of `path`, which starts with `/` and is encoded already, under this one; `None` when it makes no URL here.
+    #[must_use]
     pub fn join(&self, path: &str) -> Option<Url> {
         let base = self.0.as_str().trim_end_matches('/');
         let url = Url::parse(&format!("{base}{path}")).ok()?;

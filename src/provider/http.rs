@@ -212,7 +212,8 @@ struct Resolver(OnceLock<Option<TokioResolver>>);
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         // Without a configuration there is no resolver: a public one would be told the names of internal hosts.
-        let resolver = self.0.get_or_init(|| TokioResolver::builder_tokio().and_then(|builder| builder.build()).ok()).clone();
+        let resolver =
+            self.0.get_or_init(|| TokioResolver::builder_tokio().and_then(hickory_resolver::ResolverBuilder::build).ok()).clone();
         Box::pin(async move {
             let resolver = resolver.ok_or("no resolver")?;
             let found = resolver.lookup_ip(name.as_str()).await?;

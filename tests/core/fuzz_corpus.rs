@@ -134,7 +134,7 @@ fn containers() -> Vec<Entry<Result<(), Error>>> {
         bad("slot_layer_33", set(layer, 0x03, &[0x31])),
         bad("slot_255", set(layer, 0x03, &[0xff])),
         bad("slot_two_bytes", set(kms2, 0x03, &[0, 2])),
-        other("algorithm_unknown", set(kms2, 0x04, &[0x01, 0x02]), UnsupportedAlgorithm(0x0102)),
+        other("algorithm_unknown", set(kms2, 0x04, &[0x01, 0xff]), UnsupportedAlgorithm(0x01ff)),
         bad("algorithm_one_byte", set(kms2, 0x04, &[1])),
         bad("algorithm_three_bytes", set(kms2, 0x04, &[0, 1, 1])),
         bad("key_ref_empty", set(kms2, 0x05, b"")),
