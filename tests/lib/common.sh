@@ -67,7 +67,8 @@ clean_up() {
     for pidfile in "$KW_TMP"/*/data/postmaster.pid "$KW_TMP"/*/*/data/postmaster.pid; do
         [[ -f $pidfile ]] && stop_by_pid_file "$pidfile"
     done
-    rm -rf "$KW_TMP"
+    # Nothing but what make_tmp made, whatever a caller has put into KW_TMP.
+    [[ $KW_TMP == /tmp/kmsw.?????? ]] && rm -rf "$KW_TMP"
     exit "$code"
 }
 
