@@ -20,7 +20,10 @@ COMMENT ON COLUMN kms_wrap.encryption_policies.allow_same_trust_domain IS 'Lets 
 COMMENT ON COLUMN kms_wrap.encryption_policies.value_cipher IS 'Cipher of values: XAES-256-GCM (24-byte nonce, 16-byte tag).';
 COMMENT ON COLUMN kms_wrap.encryption_policies.cache_ttl IS 'Longest time an opened DEK of values stays in a session''s memory; the setting kms_wrap.cache_ttl may make it shorter. kw_unwrap keeps none.';
 COMMENT ON COLUMN kms_wrap.encryption_policies.outage IS
-    'When a provider can''t be reached: fail; cache (use what is cached until cache_ttl); stale (and beyond it). Concerns values: wrappers always fail.';
+    'What a session may do with DEKs of values that it holds when a provider that is needed cannot be reached: fail (nothing); cache (use them until cache_ttl); stale (and for stale_for longer). What is not held fails with 58000 in any case.';
+COMMENT ON COLUMN kms_wrap.encryption_policies.stale_for IS 'With outage stale: how much longer than cache_ttl a held DEK is used while its provider cannot be reached. At most 7 days.';
+COMMENT ON COLUMN kms_wrap.encryption_policies.verify_every_wrap IS
+    'Whether each share that a remote provider wraps is opened again by it before the wrapper is stored. false: once a session and key, which saves half the calls of making wrappers. A rewrap always does.';
 COMMENT ON COLUMN kms_wrap.encryption_policies.dek_scope IS 'Names of the context pairs that choose the DEK, at most 64. Empty: one DEK for the policy. Cannot change once such a DEK exists.';
 COMMENT ON COLUMN kms_wrap.encryption_policies.value_pad_to IS
     'Values are padded to a multiple of so many bytes before they are encrypted, 1..65536, so that their length says less. 1: not padded.';

@@ -18,10 +18,12 @@ CREATE TABLE kms_wrap.encryption_policies (
     allow_same_trust_domain boolean        NOT NULL DEFAULT false,
     value_cipher            text           NOT NULL DEFAULT 'XAES-256-GCM',
     cache_ttl               interval       NOT NULL DEFAULT '5 min',
-    outage                  text           NOT NULL DEFAULT 'fail',
+    outage                  text           NOT NULL DEFAULT 'cache',
     dek_scope               text[]         NOT NULL DEFAULT '{}',
     is_enabled              boolean        NOT NULL DEFAULT true,
     value_pad_to            integer        NOT NULL DEFAULT 1,
+    stale_for               interval       NOT NULL DEFAULT '15 min',
+    verify_every_wrap       boolean        NOT NULL DEFAULT true,
     CONSTRAINT encryption_policies_pkey PRIMARY KEY (id),
     CONSTRAINT encryption_policies_policy_name_key UNIQUE (policy_name),
     CONSTRAINT uq_enc_policy_uuid UNIQUE (policy_uuid),
@@ -35,6 +37,7 @@ CREATE TABLE kms_wrap.encryption_policies (
     CONSTRAINT chk_enc_cache_ttl CHECK (cache_ttl >= '0'),
     CONSTRAINT chk_enc_value_pad_to CHECK (value_pad_to BETWEEN 1 AND 65536),
     CONSTRAINT chk_enc_outage CHECK (outage IN ('fail', 'cache', 'stale')),
+    CONSTRAINT chk_enc_stale_for CHECK (stale_for BETWEEN '0' AND '7 days'),
     -- A context has at most 64 pairs, so no more names can ever match.
     CONSTRAINT chk_enc_dek_scope CHECK (
         cardinality(dek_scope) <= 64 AND COALESCE(array_ndims(dek_scope), 1) = 1 AND array_position(dek_scope, NULL) IS NULL)

@@ -1,6 +1,12 @@
 //! This backend's opened DEKs, and what was read on the way to them. Memory only; nothing here asks the catalog or a provider.
 
-use super::{catalog::policy::Policy, gucs, report::Failure, revocation, transaction, uuid_hash::UuidMap};
+use super::{
+    catalog::policy::{Outage, Policy},
+    gucs,
+    report::Failure,
+    revocation, transaction,
+    uuid_hash::UuidMap,
+};
 use crate::{
     core::{
         blind_index::IndexKey,
@@ -13,6 +19,9 @@ use std::{cell::RefCell, rc::Rc};
 
 /// Message keys that one DEK keeps: rows of one transaction share one, rows of many writers have one each.
 const MESSAGE_KEYS: usize = 64;
+
+/// How long an outage is not looked at again for a stale DEK, in microseconds.
+const EXTENSION: i64 = 5_000_000;
 
 /// An opened DEK.
 #[allow(clippy::struct_excessive_bools)] // facts that have nothing to do with each other
@@ -31,6 +40,8 @@ pub(crate) struct Entry {
     index: Option<IndexKey>,
     epoch: u64,
     opened: i64,
+    /// Served until then although its time to live is over, since its provider could not be reached.
+    extended: i64,
     uses_left: u64,
     touched: bool,
     tentative: bool,
@@ -121,7 +132,13 @@ impl Entry {
 
     /// Whether it may still be kept. Asked anew each time, so that a shorter time to live counts for what is held too.
     fn is_alive(&self) -> bool {
-        self.uses_left > 0 && revocation::now() <= self.opened.saturating_add(ttl(&self.policy))
+        self.uses_left > 0 && revocation::now() <= self.opened.saturating_add(ttl(&self.policy)).max(self.extended)
+    }
+
+    /// Whether it may be kept for an outage, its time to live being over.
+    fn may_be_stale(&self) -> bool {
+        let Outage::Stale(longer) = self.policy.outage else { return false };
+        self.uses_left > 0 && revocation::now() <= self.opened.saturating_add(ttl(&self.policy)).saturating_add(longer)
     }
 }
 
@@ -199,6 +216,8 @@ pub(crate) enum Found<T> {
     Fresh(T),
     /// The DEK, but rights or keys have changed since: has to be looked at again.
     Outdated,
+    /// The DEK, but its time to live is over: good for an outage only.
+    Stale,
     /// Nothing, or what may be kept no longer.
     Nothing,
 }
@@ -217,6 +236,9 @@ pub(crate) fn find<T>(wrapper: &[u8; 16], f: impl FnOnce(&mut Entry) -> T) -> Fo
             entry.uses_left -= 1;
             return Found::Fresh(f(entry));
         }
+        if entry.may_be_stale() {
+            return Found::Stale;
+        }
         cache.remove(place);
         Found::Nothing
     })
@@ -231,6 +253,15 @@ pub(crate) fn confirm(wrapper: &[u8; 16], epoch: u64, policy: Rc<Policy>, is_act
             entry.policy = policy;
             entry.is_active = is_active;
             entry.tentative |= tentative;
+        }
+    });
+}
+
+/// Serves a stale DEK for a while, until its provider is to be asked again.
+pub(crate) fn extend(wrapper: &[u8; 16]) {
+    CACHE.with_borrow_mut(|cache| {
+        if let Some(entry) = cache.place(wrapper).and_then(|place| cache.entries.get_mut(place)) {
+            entry.extended = revocation::now().saturating_add(EXTENSION);
         }
     });
 }
@@ -256,6 +287,7 @@ pub(crate) fn insert(new: NewEntry) {
         index: None,
         epoch: new.epoch,
         opened: revocation::now(),
+        extended: 0,
         uses_left,
         touched: false,
         tentative: transaction::is_tentative(),

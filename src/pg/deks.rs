@@ -116,6 +116,17 @@ pub(crate) fn with_dek<T>(
                 grants::require(policy.id, &policy.name, privilege)?;
                 confirm(wrapper)?;
             }
+            Found::Stale => {
+                let policy = policy_of(wrapper)?;
+                grants::require(policy.id, &policy.name, privilege)?;
+                match fill(wrapper) {
+                    Err(failure) if failure.is_outage() => {
+                        confirm(wrapper)?;
+                        cache::extend(wrapper);
+                    }
+                    filled => filled?,
+                }
+            }
             Found::Nothing => {
                 // The right comes before the provider is asked.
                 let policy = policy_of(wrapper)?;
@@ -161,7 +172,7 @@ fn confirm(wrapper: &[u8; 16]) -> Result<(), Failure> {
     let checked = settled(|| {
         let (row, keys, policy) = read(wrapper)?;
         let parsed = open::parse(&row)?;
-        open::check_keys(&row, &parsed, &keys)?;
+        open::check_keys(&row, &parsed, &keys, policy.outage)?;
         Ok((policy, row.status == WrapperStatus::Active))
     });
     match checked {

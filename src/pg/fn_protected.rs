@@ -4,6 +4,7 @@
 use super::{
     fn_values::{checked_text, with_unarmoured},
     protected::{self, Column, Place},
+    remote,
     report::Failure,
     revocation,
     row_key::KeyKind,
@@ -168,6 +169,10 @@ impl Tuple {
 }
 
 fn seal_column(args: &Args) -> Result<pg_sys::Datum, Failure> {
+    remote::in_trigger(|| seal_row(args))
+}
+
+fn seal_row(args: &Args) -> Result<pg_sys::Datum, Failure> {
     let call = call(args)?;
     revocation::poll();
     // SAFETY: a trigger in progress has a relation with a descriptor, and the tuples of its event.

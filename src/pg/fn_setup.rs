@@ -9,7 +9,7 @@ use super::{
     oid_arg::Regrole,
     quickstart,
     report::{Failure, name as checked, required},
-    rights, setup,
+    rights, setup, setup_remote,
 };
 use crate::core::{
     path::Mode,
@@ -49,11 +49,16 @@ fn kw_add_provider(
     let project_tenant = optional("project_tenant", project_tenant, 150)?;
     let trust_domain = optional("trust_domain", trust_domain, 255)?;
     if kind != crate::provider::local::KIND {
-        return Err(
-            Failure::bad_argument(format!("key provider kind \"{kind}\" is not supported"), "This version supports kind local.").into()
-        );
+        return Ok(setup_remote::add_provider(name, kind, config, location, project_tenant, trust_domain)?);
     }
     Ok(setup::add_local_provider(name, &config, location, project_tenant, trust_domain)?)
+}
+
+#[pg_extern(parallel_unsafe, cost = 1000)]
+#[search_path(pg_catalog, pg_temp)]
+fn kw_set_provider_config(provider: Option<&str>, config: Option<JsonArg>) -> Result<(), ErrorReport> {
+    setup::superuser_only("kw_set_provider_config")?;
+    Ok(setup_remote::set_config(required("provider", provider)?, required("config", config)?.value("config")?)?)
 }
 
 #[pg_extern(parallel_unsafe, cost = 1000)]

@@ -1,13 +1,21 @@
 //! Settings. None holds a secret; all are the administrator's (configuration file or ALTER SYSTEM), hidden from ordinary roles.
 
+use crate::provider::{config::Environment, credentials::CredentialDirectory};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 use std::{
     ffi::{CStr, CString, OsStr},
     os::unix::ffi::OsStrExt,
     path::PathBuf,
+    time::Duration,
 };
 
 static KEY_DIRECTORY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static CREDENTIAL_DIRECTORY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static ALLOWED_ENDPOINTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static ALLOWED_KEYS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static PKCS11_MODULES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static KMS_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5000);
+static TRIGGER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(2000);
 static WORKER_DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static REQUIRE_ORIGIN: GucSetting<bool> = GucSetting::<bool>::new(false);
 static REQUIRE_PQ: GucSetting<bool> = GucSetting::<bool>::new(false);
@@ -92,6 +100,7 @@ pub(crate) fn init(preloaded: bool) {
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
     );
+    init_providers(hidden);
     // SAFETY: called once from _PG_init with a static, NUL-terminated prefix.
     #[allow(unsafe_code)]
     unsafe {
@@ -100,6 +109,98 @@ pub(crate) fn init(preloaded: bool) {
         #[cfg(not(any(feature = "pg13", feature = "pg14")))]
         pg_sys::MarkGUCPrefixReserved(c"kms_wrap".as_ptr());
     }
+}
+
+fn init_providers(hidden: GucFlags) {
+    GucRegistry::define_string_guc(
+        c"kms_wrap.credential_directory",
+        c"Directory of the files that hold tokens, passwords and client keys for remote key providers.",
+        c"Absolute path; the files belong to the server's user and have mode 0600 (certificates may be readable). Empty means \"credentials\" in the key directory.",
+        &CREDENTIAL_DIRECTORY,
+        GucContext::Sighup,
+        hidden,
+    );
+    GucRegistry::define_string_guc(
+        c"kms_wrap.allowed_endpoints",
+        c"Endpoints that remote key providers may have, separated by commas.",
+        c"Each as https://host:port, in which * stands for any characters but /. Empty allows any.",
+        &ALLOWED_ENDPOINTS,
+        GucContext::Sighup,
+        hidden,
+    );
+    GucRegistry::define_string_guc(
+        c"kms_wrap.allowed_keys",
+        c"References that keys of remote providers may have, separated by commas.",
+        c"Each as kms_keys.external_key_ref, in which * stands for any characters but /. Empty allows any.",
+        &ALLOWED_KEYS,
+        GucContext::Sighup,
+        hidden,
+    );
+    GucRegistry::define_string_guc(
+        c"kms_wrap.pkcs11_modules",
+        c"PKCS#11 modules that the server may load, separated by commas.",
+        c"Absolute paths, exactly as in a provider's configuration. Empty allows none.",
+        &PKCS11_MODULES,
+        GucContext::Sighup,
+        hidden,
+    );
+    let unit = GucFlags::SUPERUSER_ONLY | GucFlags::UNIT_MS;
+    GucRegistry::define_int_guc(
+        c"kms_wrap.kms_timeout",
+        c"Longest time to wait for a remote key provider.",
+        c"In milliseconds, for each call with its retries; a call for more than 150 shares has as much for every 150.",
+        &KMS_TIMEOUT,
+        10,
+        600_000,
+        GucContext::Sighup,
+        unit,
+    );
+    GucRegistry::define_int_guc(
+        c"kms_wrap.trigger_timeout",
+        c"Longest time that the trigger of a protected column waits for a remote key provider.",
+        c"In milliseconds. The trigger runs under its statement's locks, so it should wait shorter than kms_wrap.kms_timeout.",
+        &TRIGGER_TIMEOUT,
+        10,
+        600_000,
+        GucContext::Sighup,
+        unit,
+    );
+}
+
+/// What remote providers may use.
+pub(crate) fn environment() -> Environment {
+    let credentials = match CREDENTIAL_DIRECTORY.get() {
+        Some(path) if !path.is_empty() => PathBuf::from(OsStr::from_bytes(path.to_bytes())),
+        _ => key_directory().join("credentials"),
+    };
+    Environment {
+        credentials: CredentialDirectory(credentials),
+        allowed_endpoints: list(&ALLOWED_ENDPOINTS),
+        pkcs11_modules: list(&PKCS11_MODULES).into_iter().map(PathBuf::from).collect(),
+    }
+}
+
+/// Patterns of key references; none allows any.
+pub(crate) fn allowed_keys() -> Vec<String> {
+    list(&ALLOWED_KEYS)
+}
+
+pub(crate) fn kms_timeout() -> Duration {
+    millis(&KMS_TIMEOUT)
+}
+
+pub(crate) fn trigger_timeout() -> Duration {
+    millis(&TRIGGER_TIMEOUT)
+}
+
+fn millis(setting: &GucSetting<i32>) -> Duration {
+    Duration::from_millis(u64::try_from(setting.get()).unwrap_or(0))
+}
+
+fn list(setting: &GucSetting<Option<CString>>) -> Vec<String> {
+    let Some(value) = setting.get() else { return Vec::new() };
+    let value = value.to_string_lossy().into_owned();
+    value.split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect()
 }
 
 /// The directory of root key files.
@@ -124,9 +225,7 @@ pub(crate) fn data_directory() -> PathBuf {
 
 /// Names in `kms_wrap.worker_databases`.
 pub(crate) fn worker_databases() -> Vec<String> {
-    let Some(value) = WORKER_DATABASES.get() else { return Vec::new() };
-    let names = value.to_string_lossy().into_owned();
-    names.split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect()
+    list(&WORKER_DATABASES)
 }
 
 /// Microseconds.

@@ -1,7 +1,7 @@
 //! What happens when the library is loaded: settings are defined, DISCARD ALL is listened to and, under
-//! shared_preload_libraries, the worker is registered. No I/O, no keys.
+//! shared_preload_libraries, shared memory asked for and the worker registered. No I/O, no keys.
 
-use super::{discard, gucs, worker};
+use super::{breaker, discard, gucs, worker};
 use pgrx::{pg_guard, pg_sys};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,6 +24,7 @@ pub extern "C-unwind" fn _PG_init() {
     gucs::init(preloading);
     discard::listen();
     if preloading {
+        breaker::share();
         worker::register();
     }
 }

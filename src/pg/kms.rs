@@ -1,21 +1,28 @@
 //! This backend's providers: the one place where a catalog key meets the system that holds it.
 
-use super::{catalog::key::Key, gucs, report::Failure};
+use super::{
+    catalog::key::Key,
+    gucs,
+    interrupt::block_on,
+    remote::{self, Remote},
+    report::Failure,
+};
 use crate::{
-    core::{kem::SharedSecret, secret::Share, slot, suite::Algorithm},
+    core::{kem::SharedSecret, secret::Share, slot},
     provider::{
-        ProviderError,
+        ProviderError, ToOpen, ToWrap,
         entropy::SystemEntropy,
         local::{Local, RootRef, SealedKey},
         root_key::KeyDirectory,
     },
 };
+use futures_util::future::join_all;
 use std::{cell::RefCell, collections::HashMap, path::PathBuf};
 
 thread_local! {
     /// Made on first use in a backend, never in the postmaster: a forked child must not inherit opened keys.
     static LOCAL: RefCell<Option<Local>> = const { RefCell::new(None) };
-    /// Keys under which this process has wrapped and opened once: by reference, with their encapsulation keys.
+    /// Keys under which this process has wrapped and opened once: by reference, with their public keys.
     static PROVEN: RefCell<HashMap<Vec<u8>, Option<Vec<u8>>>> = RefCell::default();
 }
 
@@ -51,35 +58,92 @@ pub(crate) fn check_key(provider: &str, key: &SealedKey) -> Result<(), Failure> 
     with_local(|local| local.check_key(key)).map_err(|e| Failure::provider(provider, &e))
 }
 
+/// One key's part of a call: shares to be wrapped, or blobs to be opened.
+pub(crate) type Part<'a, I> = (&'a Key, Vec<I>);
+
+/// What the key's provider answers, in the order of the items; or why it did not.
+pub(crate) type Answered<T> = Result<Vec<T>, ProviderError>;
+
 /// Wraps shares under a KMS key.
-pub(crate) fn wrap(key: &Key, items: &[(&Share, &[u8])]) -> Result<Vec<Vec<u8>>, Failure> {
-    let sealed = sealed(key).map_err(|e| Failure::provider(&key.provider, &e))?;
-    with_local(|local| local.wrap(sealed, items, &mut SystemEntropy)).map_err(|e| Failure::provider(&key.provider, &e))
+pub(crate) fn wrap(key: &Key, items: &[ToWrap<'_>]) -> Result<Vec<Vec<u8>>, Failure> {
+    let answer = wrap_all(&[(key, items.to_vec())])?.pop().ok_or_else(|| Failure::internal("KMS answer"))?;
+    answer.map_err(|e| Failure::provider(&key.provider, &e))
 }
 
-/// Unwraps shares of KMS slots: `(blob, slot_aad)` each. `None` for an item that the key rejects.
-pub(crate) fn unwrap(key: &Key, items: &[(&[u8], &[u8])]) -> Result<Vec<Option<Share>>, ProviderError> {
-    let sealed = sealed(key)?;
-    with_local(|local| local.unwrap(sealed, items))
+/// Wraps shares under several KMS keys at once. Answers stand in the order of the parts.
+pub(crate) fn wrap_all(parts: &[Part<'_, ToWrap<'_>>]) -> Result<Vec<Answered<Vec<u8>>>, Failure> {
+    each(
+        parts,
+        |key, items| with_local(|local| local.wrap(sealed(key)?, items, &mut SystemEntropy)),
+        async |remote, key, items| remote.call(items.len(), |provider| provider.wrap(key.at_provider(), items)).await,
+    )
 }
 
-/// Opens shares of layers: `(blob, slot_aad)` each. `None` for an item that does not verify.
-pub(crate) fn open_layers(key: &Key, items: &[(&[u8], &[u8])]) -> Result<Vec<Option<Share>>, ProviderError> {
+/// Opens shares under a key: `(blob, slot_aad)` each. `None` for an item that the key rejects.
+pub(crate) fn open_shares(key: &Key, items: &[ToOpen<'_>]) -> Result<Vec<Option<Share>>, Failure> {
+    let answer = open_all(&[(key, items.to_vec())])?.pop().ok_or_else(|| Failure::internal("KMS answer"))?;
+    answer.map_err(|e| Failure::provider(&key.provider, &e))
+}
+
+/// Opens shares under several keys of any slots at once. Answers stand in the order of the parts.
+pub(crate) fn open_all(parts: &[Part<'_, ToOpen<'_>>]) -> Result<Vec<Answered<Option<Share>>>, Failure> {
+    each(parts, open_local, open_remote)
+}
+
+fn open_local(key: &Key, items: &[ToOpen<'_>]) -> Answered<Option<Share>> {
     let sealed = sealed(key)?;
-    let ek = key.public_key.as_deref().unwrap_or_default();
-    let open = |algorithm: Algorithm, shared: Option<SharedSecret>, (blob, aad): &(&[u8], &[u8])| {
-        slot::open_layer(algorithm, ek, aad, blob, &shared?)
+    if !key.algorithm.is_kem() {
+        return with_local(|local| local.unwrap(sealed, items));
+    }
+    let shared = with_local(|local| local.decapsulate(sealed, &ciphertexts(key, items)))?;
+    Ok(open_layers(key, items, shared))
+}
+
+async fn open_remote(remote: &Remote, key: &Key, items: &[ToOpen<'_>]) -> Answered<Option<Share>> {
+    let shares = if key.algorithm.is_kem() {
+        let ciphertexts = ciphertexts(key, items);
+        let shared = remote.call(items.len(), |provider| provider.decapsulate(key.at_provider(), &ciphertexts)).await?;
+        open_layers(key, items, shared)
+    } else {
+        remote.call(items.len(), |provider| provider.unwrap(key.at_provider(), items)).await?
     };
-    let split: Vec<_> = items.iter().map(|(blob, _)| slot::split_layer_blob(key.algorithm, blob)).collect();
-    // A blob of the wrong length is asked for all the same, with no ciphertext, so that answers stay aligned.
-    let ciphertexts: Vec<&[u8]> = split.iter().map(|s| s.map_or(&[][..], |(ct, _)| ct)).collect();
-    let shared = with_local(|local| local.decapsulate(sealed, &ciphertexts))?;
-    Ok(shared.into_iter().zip(items).map(|(shared, item)| open(key.algorithm, shared, item)).collect())
+    remote.count_rejected(shares.iter().filter(|share| share.is_none()).count());
+    Ok(shares)
 }
 
-/// Opens shares of any slot.
-pub(crate) fn open_shares(key: &Key, items: &[(&[u8], &[u8])]) -> Result<Vec<Option<Share>>, ProviderError> {
-    if key.algorithm.is_kem() { open_layers(key, items) } else { unwrap(key, items) }
+/// The KEM ciphertexts of layers. A blob of the wrong length is asked for all the same, with none, so that answers stay aligned.
+fn ciphertexts<'a>(key: &Key, items: &[ToOpen<'a>]) -> Vec<&'a [u8]> {
+    items.iter().map(|(blob, _)| slot::split_layer_blob(key.algorithm, blob).map_or(&[][..], |(ct, _)| ct)).collect()
+}
+
+fn open_layers(key: &Key, items: &[ToOpen<'_>], shared: Vec<Option<SharedSecret>>) -> Vec<Option<Share>> {
+    let ek = key.public_key.as_deref().unwrap_or_default();
+    let opened = shared.into_iter().zip(items).map(|(shared, (blob, aad))| slot::open_layer(key.algorithm, ek, aad, blob, &shared?));
+    opened.collect()
+}
+
+/// Asks the local provider on the spot and all remote ones at once.
+fn each<I, T>(
+    parts: &[Part<'_, I>],
+    local: impl Fn(&Key, &[I]) -> Answered<T>,
+    remote: impl AsyncFn(&Remote, &Key, &[I]) -> Answered<T>,
+) -> Result<Vec<Answered<T>>, Failure> {
+    if parts.iter().all(|(key, _)| key.is_local()) {
+        return Ok(parts.iter().map(|(key, items)| local(key, items)).collect());
+    }
+    let ask = async |(key, items): &Part<'_, I>| {
+        if key.is_local() {
+            return local(key, items);
+        }
+        let provider = remote::of_key(key)?;
+        let answer = remote(&provider, key, items).await?;
+        if answer.len() == items.len() {
+            Ok(answer)
+        } else {
+            Err(ProviderError::Malformed("It answered for another number of items.".to_owned()))
+        }
+    };
+    block_on(join_all(parts.iter().map(ask)))
 }
 
 /// Whether this process has made a wrap-and-open round under the key.

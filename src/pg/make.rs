@@ -117,7 +117,7 @@ fn store(policy: &Policy, uuid: [u8; 16], dek: Option<Dek>, purpose: &Purpose) -
         };
         let parsed = Wrapper::parse(&stored)?;
         check_floors(policy, &parsed)?;
-        prove(&parsed, &slots, &dek)?;
+        prove(policy, &parsed, &slots, &dek)?;
         // Now that the providers have answered: it takes a row lock.
         if let Some(old) = purpose.replaces
             && !wrapper::set_rotated(old)?
@@ -269,27 +269,33 @@ fn hash_of(context: &Context, uuid: &[u8; 16]) -> u64 {
 /// Wraps the shares and puts the wrapper together.
 fn build(spec: Spec, dek: Dek, slots: &[(SlotNo, &Key)]) -> Result<Built, Failure> {
     let draft = Draft::new(spec, dek, &mut SystemEntropy)?;
+    let parts: Vec<_> = draft.kms_slots().zip(slots).map(|(item, (_, key))| (*key, vec![item])).collect();
     let mut blobs = Vec::new();
-    for ((share, aad), (_, key)) in draft.kms_slots().zip(slots) {
-        blobs.extend(kms::wrap(key, &[(share, aad)])?);
+    for (answer, (key, _)) in kms::wrap_all(&parts)?.into_iter().zip(&parts) {
+        blobs.extend(answer.map_err(|e| Failure::provider(&key.provider, &e))?);
     }
     let blobs: [Vec<u8>; 2] = blobs.try_into().map_err(|_| Failure::internal("KMS answers"))?;
     Ok(draft.finish(blobs, &mut SystemEntropy)?)
 }
 
-/// Opens a new wrapper unless this process has done so before for each of its keys.
-fn prove(wrapper: &Wrapper, slots: &[(SlotNo, &Key)], dek: &[u8]) -> Result<(), Failure> {
+/// Opens a new wrapper by every key. Not again where this process has done so before: for local keys, and for remote ones if the policy says so.
+fn prove(policy: &Policy, wrapper: &Wrapper, slots: &[(SlotNo, &Key)], dek: &[u8]) -> Result<(), Failure> {
     let mut proven = true;
     for (_, key) in slots {
-        proven &= kms::is_proven(key)?;
+        proven &= kms::is_proven(key)? && (key.is_local() || !policy.verify_every_wrap);
     }
     if proven {
         return Ok(());
     }
+    let mut aads = Vec::new();
+    for slot in wrapper.slots() {
+        aads.push(wrapper.slot_aad(slot.header.slot)?);
+    }
+    let items = wrapper.slots().iter().zip(&aads).map(|(slot, aad)| vec![(slot.blob.as_slice(), aad.as_slice())]);
+    let parts: Vec<_> = slots.iter().map(|(_, key)| *key).zip(items).collect();
     let mut outcomes = Vec::new();
-    for (slot, (_, key)) in wrapper.slots().iter().zip(slots) {
-        let aad = wrapper.slot_aad(slot.header.slot)?;
-        let shares = kms::open_shares(key, &[(&slot.blob, &aad)]).map_err(|e| Failure::provider(&key.provider, &e))?;
+    for (answer, (key, _)) in kms::open_all(&parts)?.into_iter().zip(&parts) {
+        let shares = answer.map_err(|e| Failure::provider(&key.provider, &e))?;
         outcomes.push(shares.into_iter().next().flatten().map_or(Outcome::Failed, Outcome::Share));
     }
     let opened = wrapper.open(&outcomes).map_err(|_| Failure::does_not_open())?;

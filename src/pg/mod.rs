@@ -12,6 +12,7 @@
     clippy::type_complexity
 )]
 
+mod breaker;
 mod cache;
 mod catalog;
 mod columns;
@@ -32,6 +33,7 @@ mod gucs;
 mod health;
 mod health_values;
 mod init;
+mod interrupt;
 mod jobs;
 mod json_arg;
 mod kms;
@@ -42,6 +44,7 @@ mod open;
 mod owner;
 mod protected;
 mod quickstart;
+mod remote;
 mod report;
 mod revocation;
 mod rewrap;
@@ -51,6 +54,7 @@ mod row_key;
 mod schema;
 mod seal;
 mod setup;
+mod setup_remote;
 mod spi;
 mod transaction;
 mod uuid_hash;

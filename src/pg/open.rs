@@ -1,8 +1,10 @@
 //! Opening: a stored wrapper, its keys in the catalog and their providers give a DEK, or one error.
 
 use super::{
+    breaker::Breaker,
     catalog::{
         key::{Key, KeyStatus},
+        policy::Outage,
         wrapper::{WrapperRow, WrapperStatus},
     },
     gucs, kms,
@@ -19,7 +21,7 @@ use crate::{
         suite::SUITE_1,
         wrapper::{Outcome, Stored, Unopened, Wrapper},
     },
-    provider::{ProviderError, binds_aad},
+    provider::binds_aad,
 };
 use std::collections::HashMap;
 
@@ -143,29 +145,23 @@ pub(crate) fn open(row: &WrapperRow, wrapper: &Wrapper, keys: &HashMap<i64, Key>
     }
     let mut outcomes: Vec<Outcome> = slots.iter().map(|_| Outcome::Missing).collect();
     let (mut obstacle, mut refusal) = (None, None);
-    let mut ask = |i: usize| {
-        let (Some(slot), Some(key), Some(outcome)) = (slots.get(i), slot_keys.get(i), outcomes.get_mut(i)) else {
-            return Err(Failure::internal("slots and keys"));
-        };
-        *outcome = match share(wrapper, slot, key) {
-            Ok(outcome) => outcome,
-            Err(NoShare::Obstacle(failure)) => {
-                obstacle.get_or_insert(failure);
-                Outcome::Missing
+    let mut ask = |outcomes: &mut [Outcome], asked: &dyn Fn(SlotNo) -> bool| {
+        let chosen: Vec<_> = slots.iter().zip(&slot_keys).zip(outcomes).filter(|((slot, _), _)| asked(slot.header.slot)).collect();
+        let shares = shares(wrapper, &chosen.iter().map(|((slot, key), _)| (*slot, **key)).collect::<Vec<_>>())?;
+        for ((_, outcome), share) in chosen.into_iter().zip(shares) {
+            match share {
+                Ok(share) => *outcome = share,
+                Err(NoShare::Obstacle(failure)) => drop(obstacle.get_or_insert(failure)),
+                Err(NoShare::Refusal(failure)) => drop(refusal.get_or_insert(failure)),
             }
-            Err(NoShare::Refusal(failure)) => {
-                refusal.get_or_insert(failure);
-                Outcome::Missing
-            }
-        };
-        Ok::<_, Failure>(matches!(outcome, Outcome::Missing))
+        }
+        Ok::<_, Failure>(())
     };
-    let first_is_missing = ask(0)?;
-    for layer in 2..slots.len() {
-        ask(layer)?;
-    }
-    if every_path || wrapper.mode() == Mode::Split || first_is_missing {
-        ask(1)?;
+    // At once, since each may take a round trip; in a redundant wrapper the second path only when the first one needs it.
+    let both = every_path || wrapper.mode() == Mode::Split;
+    ask(&mut outcomes, &|slot| both || slot != SlotNo::KMS2)?;
+    if !both && outcomes.first().is_none_or(|first| matches!(first, Outcome::Missing)) {
+        ask(&mut outcomes, &|slot| slot == SlotNo::KMS2)?;
     }
     let opened = wrapper.open(&outcomes);
     if matches!(opened, Err(Unopened::DoesNotOpen)) {
@@ -179,12 +175,12 @@ pub(crate) fn open(row: &WrapperRow, wrapper: &Wrapper, keys: &HashMap<i64, Key>
 }
 
 /// Whether a wrapper that was opened before may still be: what [`open`] looks at before it asks a provider.
-pub(crate) fn check_keys(row: &WrapperRow, wrapper: &Wrapper, keys: &HashMap<i64, Key>) -> Result<(), Failure> {
+pub(crate) fn check_keys(row: &WrapperRow, wrapper: &Wrapper, keys: &HashMap<i64, Key>, outage: Outage) -> Result<(), Failure> {
     check_floors(wrapper)?;
     let (mut open_paths, mut obstacle) = (0, None);
     for slot in wrapper.slots() {
         let key = slot_key(row, slot, keys)?;
-        match usable(key) {
+        match usable(key).and_then(|()| if outage == Outage::Fail { reachable(key) } else { Ok(()) }) {
             Ok(()) if slot.header.slot.layer_no().is_none() => open_paths += 1,
             Ok(()) => {}
             Err(NoShare::Obstacle(failure)) if wrapper.mode() == Mode::Redundant && slot.header.slot.layer_no().is_none() => {
@@ -219,13 +215,30 @@ fn usable(key: &Key) -> Result<(), NoShare> {
     Err(if put_out_of_use { NoShare::Obstacle(failure) } else { NoShare::Refusal(failure) })
 }
 
-/// Asks one slot's key.
-fn share(wrapper: &Wrapper, slot: &Container, key: &Key) -> Result<Outcome, NoShare> {
-    usable(key)?;
-    let aad = wrapper.slot_aad(slot.header.slot).map_err(Failure::from)?;
-    match kms::open_shares(key, &[(&slot.blob, &aad)]) {
-        Ok(shares) => Ok(shares.into_iter().next().flatten().map_or(Outcome::Failed, Outcome::Share)),
-        Err(error @ ProviderError::Unavailable(_)) => Err(NoShare::Obstacle(Failure::provider(&key.provider, &error))),
-        Err(error) => Err(NoShare::Refusal(Failure::provider(&key.provider, &error))),
+/// Whether the last call of the key's provider came to an answer. Asks nobody.
+fn reachable(key: &Key) -> Result<(), NoShare> {
+    let known = if key.is_local() { Ok(()) } else { Breaker::of(key.provider_id).check() };
+    known.map_err(|error| NoShare::Obstacle(Failure::provider(&key.provider, &error)))
+}
+
+/// Asks the keys of slots, all at once.
+fn shares(wrapper: &Wrapper, slots: &[(&Container, &Key)]) -> Result<Vec<Result<Outcome, NoShare>>, Failure> {
+    let mut aads = Vec::new();
+    for (slot, _) in slots {
+        aads.push(wrapper.slot_aad(slot.header.slot)?);
     }
+    let usable: Vec<_> = slots.iter().map(|(_, key)| usable(key)).collect();
+    let asked = slots.iter().zip(&aads).zip(&usable).filter(|(_, usable)| usable.is_ok());
+    let parts: Vec<_> = asked.map(|(((slot, key), aad), _)| (*key, vec![(slot.blob.as_slice(), aad.as_slice())])).collect();
+    let mut answers = kms::open_all(&parts)?.into_iter();
+    let outcome = |(usable, (_, key)): (Result<(), NoShare>, &(&Container, &Key))| {
+        usable?;
+        match answers.next() {
+            Some(Ok(shares)) => Ok(shares.into_iter().next().flatten().map_or(Outcome::Failed, Outcome::Share)),
+            Some(Err(error)) if error.is_outage() => Err(NoShare::Obstacle(Failure::provider(&key.provider, &error))),
+            Some(Err(error)) => Err(NoShare::Refusal(Failure::provider(&key.provider, &error))),
+            None => Err(Failure::internal("KMS answer").into()),
+        }
+    };
+    Ok(usable.into_iter().zip(slots).map(outcome).collect())
 }

@@ -186,6 +186,11 @@ impl Failure {
         }
     }
 
+    /// Whether a provider could not be reached.
+    pub(crate) fn is_outage(&self) -> bool {
+        self.code == PgSqlErrorCode::ERRCODE_SYSTEM_ERROR
+    }
+
     /// Whether trying again later may help.
     pub(crate) fn is_transient(&self) -> bool {
         matches!(self.code, PgSqlErrorCode::ERRCODE_SYSTEM_ERROR | PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE)

@@ -5,7 +5,7 @@
 //! held is compared with.
 #![allow(unsafe_code)]
 
-use super::{owner, report::Failure, transaction, varlena};
+use super::{breaker, owner, report::Failure, transaction, varlena};
 use pgrx::{pg_guard, pg_sys};
 use std::cell::Cell;
 
@@ -19,6 +19,8 @@ thread_local! {
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
     static CALLS: Cell<u32> = const { Cell::new(0) };
     static STATEMENT: Cell<i64> = const { Cell::new(i64::MIN) };
+    /// Changes of providers' states that were taken in.
+    static OUTAGES: Cell<u64> = const { Cell::new(0) };
     static NOW: Cell<i64> = const { Cell::new(0) };
 }
 
@@ -59,6 +61,11 @@ pub(crate) fn take_in() {
     unsafe {
         pg_sys::AcceptInvalidationMessages();
         NOW.set(pg_sys::GetCurrentTimestamp());
+    }
+    // What a policy lets be served from memory may depend on whether its providers answer.
+    let outages = breaker::changes();
+    if OUTAGES.replace(outages) != outages {
+        bump();
     }
 }
 

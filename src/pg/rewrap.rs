@@ -113,7 +113,7 @@ impl Batch {
             |step| step.from,
             |key, steps| {
                 let items: Vec<(&[u8], &[u8])> = steps.iter().map(|s| (s.old_blob.as_slice(), s.old_aad.as_slice())).collect();
-                let shares = kms::open_shares(key, &items).map_err(|e| Failure::provider(&key.provider, &e))?;
+                let shares = kms::open_shares(key, &items)?;
                 steps.iter_mut().zip(shares).for_each(|(step, share)| step.share = share);
                 Ok(())
             },
@@ -140,7 +140,7 @@ impl Batch {
                 }
                 // The old bytes are about to be overwritten, so each new blob is opened once more by its key.
                 let items: Vec<(&[u8], &[u8])> = steps.iter().map(|s| (s.new_blob.as_slice(), s.rewrap.aad())).collect();
-                let shares = kms::open_shares(key, &items).map_err(|e| Failure::provider(&key.provider, &e))?;
+                let shares = kms::open_shares(key, &items)?;
                 steps.iter_mut().zip(shares).for_each(|(step, share)| step.share = share);
                 Ok(())
             },

@@ -7,7 +7,7 @@ use super::{
     },
     kms,
     report::Failure,
-    spi,
+    setup_remote, spi,
 };
 use crate::{
     core::{entropy::Entropy, secret::Share, suite::Algorithm},
@@ -115,7 +115,7 @@ pub(crate) fn configured_root(provider: &str, config: &Value) -> Result<RootRef,
 /// Makes a key at a local provider and registers it.
 pub(crate) fn create_local_key(provider: &str, key_id: &str, algorithm: &str) -> Result<i64, Failure> {
     let found = local_provider(provider, false)?;
-    let algorithm = algorithm_of(algorithm)?;
+    let algorithm = local_algorithm(algorithm)?;
     let root = configured_root(provider, &found.config)?;
     let sealed = kms::with_local(|l| l.generate(key_id, algorithm, *found.config_id.as_bytes(), &root, &mut SystemEntropy))
         .map_err(|e| Failure::provider(provider, &e))?;
@@ -136,17 +136,20 @@ pub(crate) fn add_kms_key(
     purpose: &str,
     key_version: Option<&str>,
 ) -> Result<i64, Failure> {
-    let found = local_provider(provider, false)?;
+    if !matches!(purpose, "wrap" | "encrypt" | "both") {
+        return Err(Failure::bad_argument("invalid value for argument \"purpose\"", "It must be wrap, encrypt or both."));
+    }
+    let found = setup::provider(provider, false)?;
+    if found.kind != KIND {
+        return setup_remote::add_key(provider, &found, external_key_ref, algorithm_of(algorithm)?, purpose, key_version);
+    }
     if key_version.is_some() {
         return Err(Failure::bad_argument(
             "invalid value for argument \"key_version\"",
             "Keys of kind local have no versions; a new key is a new row.",
         ));
     }
-    if !matches!(purpose, "wrap" | "encrypt" | "both") {
-        return Err(Failure::bad_argument("invalid value for argument \"purpose\"", "It must be wrap, encrypt or both."));
-    }
-    let algorithm = algorithm_of(algorithm)?;
+    let algorithm = local_algorithm(algorithm)?;
     let root = configured_root(provider, &found.config)?;
     let held = local::sealed_keys(found.config_id, &root)?;
     let held = held.into_iter().find(|k| k.identity.key_id == external_key_ref && k.identity.algorithm == algorithm);
@@ -203,16 +206,32 @@ fn local_provider(name: &str, for_update: bool) -> Result<setup::Provider, Failu
     ))
 }
 
-/// An algorithm that a local key may have, by name or alias.
+/// An algorithm that a slot may have, by name or alias.
 fn algorithm_of(name: &str) -> Result<Algorithm, Failure> {
+    // The catalogue has no class for RSA encryption, so those names are not in it.
+    if let Some(algorithm) = Algorithm::from_name(name) {
+        return Ok(algorithm);
+    }
     let name = setup::algorithm_name(name)?;
-    Algorithm::from_name(&name).ok_or_else(|| {
-        Failure::bad_argument(format!("algorithm \"{name}\" cannot protect a share"), format!("It must be one of {LOCAL_ALGORITHMS}."))
-    })
+    let all = Algorithm::ALL.map(Algorithm::name).join(", ");
+    Algorithm::from_name(&name)
+        .ok_or_else(|| Failure::bad_argument(format!("algorithm \"{name}\" cannot protect a share"), format!("It must be one of {all}.")))
+}
+
+/// An algorithm that a local key may have.
+fn local_algorithm(name: &str) -> Result<Algorithm, Failure> {
+    let algorithm = algorithm_of(name)?;
+    if algorithm.is_kem() || algorithm == Algorithm::Xaes256Gcm {
+        return Ok(algorithm);
+    }
+    Err(Failure::bad_argument(
+        format!("the local provider has no keys of algorithm \"{}\"", algorithm.name()),
+        format!("It must be one of {LOCAL_ALGORITHMS}."),
+    ))
 }
 
 /// Wraps and opens a random share once, so that a key that does not work is not registered.
-fn prove(id: i64) -> Result<(), Failure> {
+pub(super) fn prove(id: i64) -> Result<(), Failure> {
     let key = key::by_id(id)?;
     let failed = || {
         Failure::provider(
@@ -229,7 +248,7 @@ fn prove(id: i64) -> Result<(), Failure> {
     } else {
         kms::wrap(&key, &[(&share, &aad)])?.pop().ok_or_else(failed)?
     };
-    let opened = kms::open_shares(&key, &[(&blob, &aad)]).map_err(|e| Failure::provider(&key.provider, &e))?;
+    let opened = kms::open_shares(&key, &[(&blob, &aad)])?;
     match opened.into_iter().next().flatten() {
         Some(opened) if bool::from(opened.ct_eq(&share)) => Ok(()),
         _ => Err(failed()),

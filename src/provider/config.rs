@@ -116,6 +116,21 @@ pub fn kinds() -> Vec<&'static str> {
     ["local", "openbao", "vault", "pkcs11", "aws", "gcp", "azure"].into_iter().filter(|kind| capabilities(kind).is_some()).collect()
 }
 
+/// Who can use the keys, as far as a configuration tells: kind, server and tenant. Two namespaces of one server are one domain, since whoever
+/// runs the server holds both.
+#[must_use]
+pub fn trust_domain(kind: &str, config: &Value, project_tenant: Option<&str>) -> String {
+    let kind = if kind == "openbao" { "vault" } else { kind };
+    let fields = ["endpoint", "region", "vault_url", "module", "token_label", "serial"];
+    let place: Vec<&str> = fields.iter().filter_map(|field| config.get(field)?.as_str()).collect();
+    let mut domain = format!("{kind}:{}", place.join(":"));
+    if let Some(tenant) = project_tenant {
+        domain = format!("{domain}:{tenant}");
+    }
+    // The column's length.
+    domain.chars().take(255).collect()
+}
+
 /// Checks a configuration and makes the provider of it. Opens no connection and reads no file, so that it works while the KMS is away.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ use crate::{
         spi::{self, Row},
     },
     provider::{
+        ProviderKey,
         local::{KIND, KeyIdentity, RootRef, SealedKey},
         root_key::Fingerprint,
     },
@@ -53,6 +54,9 @@ impl KeyStatus {
 pub(crate) struct Key {
     pub(crate) id: i64,
     pub(crate) provider: String,
+    pub(crate) provider_id: i64,
+    /// The provider's configuration as JSON text; `None` for the local provider.
+    pub(crate) config: Option<String>,
     pub(crate) provider_enabled: bool,
     pub(crate) provider_suspended: bool,
     pub(crate) trust_domain: String,
@@ -66,6 +70,21 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    /// Whether the embedded provider holds it.
+    pub(crate) fn is_local(&self) -> bool {
+        self.key_ref.kind == KIND
+    }
+
+    /// The key as its provider is asked for it.
+    pub(crate) fn at_provider(&self) -> ProviderKey<'_> {
+        ProviderKey {
+            name: &self.key_ref.external_key_ref,
+            version: &self.key_ref.key_version,
+            algorithm: self.algorithm,
+            public_key: self.public_key.as_deref(),
+        }
+    }
+
     /// Whether new shares may be put under it.
     pub(crate) fn is_usable(&self) -> bool {
         self.status == KeyStatus::Active && self.provider_enabled && !self.provider_suspended && self.purpose != "encrypt"
@@ -80,7 +99,7 @@ impl Key {
 /// Select list of [`read`]; `k` is kms_keys.
 macro_rules! key_columns {
     () => {
-        "k.id, p.name::pg_catalog.text, p.is_enabled, COALESCE(p.suspended_until OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp(), false),
+        "k.id, p.name::pg_catalog.text, p.id, CASE WHEN p.provider OPERATOR(pg_catalog.<>) 'local' THEN c.config::pg_catalog.text END, p.is_enabled, COALESCE(p.suspended_until OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp(), false),
          p.trust_domain::pg_catalog.text, p.provider, COALESCE(p.location, '')::pg_catalog.text, COALESCE(p.project_tenant, '')::pg_catalog.text,
          k.external_key_ref::pg_catalog.text, COALESCE(k.key_version, '')::pg_catalog.text, k.algorithm::pg_catalog.text, k.status, k.purpose, k.public_key,
          c.id, c.config OPERATOR(pg_catalog.->>) 'root_key', c.config OPERATOR(pg_catalog.->>) 'fingerprint',
@@ -172,8 +191,8 @@ pub(crate) fn all() -> Result<Vec<Key>, Failure> {
 }
 
 fn read(row: &mut Row) -> Result<Option<Key>, Failure> {
-    let (id, provider, provider_enabled, provider_suspended, trust_domain) =
-        (row.next()?, row.next()?, row.next()?, row.next()?, row.next()?);
+    let (id, provider, provider_id, config) = (row.next()?, row.next()?, row.next()?, row.opt()?);
+    let (provider_enabled, provider_suspended, trust_domain) = (row.next()?, row.next()?, row.next()?);
     let key_ref = KeyRef {
         kind: row.next()?,
         location: row.next()?,
@@ -185,14 +204,14 @@ fn read(row: &mut Row) -> Result<Option<Key>, Failure> {
     let Some(algorithm) = algorithm.as_deref().and_then(Algorithm::from_name) else { return Ok(None) };
     let status = KeyStatus::from_name(&row.next::<String>()?)?;
     let (purpose, public_key) = (row.next()?, row.opt::<Vec<u8>>()?);
-    let config: Option<Uuid> = row.opt()?;
+    let config_id: Option<Uuid> = row.opt()?;
     let (root, fingerprint, sealed): (Option<String>, Option<String>, Option<Vec<u8>>) = (row.opt()?, row.opt()?, row.opt()?);
-    let sealed = match (config, root, fingerprint.as_deref().and_then(Fingerprint::from_hex), sealed) {
-        (Some(config), Some(name), Some(fingerprint), Some(sealed)) if key_ref.kind == KIND => Some(SealedKey {
+    let sealed = match (config_id, root, fingerprint.as_deref().and_then(Fingerprint::from_hex), sealed) {
+        (Some(config_id), Some(name), Some(fingerprint), Some(sealed)) if key_ref.kind == KIND => Some(SealedKey {
             identity: KeyIdentity {
                 key_id: key_ref.external_key_ref.clone(),
                 algorithm,
-                provider_config: *config.as_bytes(),
+                provider_config: *config_id.as_bytes(),
                 public_key: public_key.clone(),
             },
             sealed,
@@ -203,6 +222,8 @@ fn read(row: &mut Row) -> Result<Option<Key>, Failure> {
     Ok(Some(Key {
         id,
         provider,
+        provider_id,
+        config,
         provider_enabled,
         provider_suspended,
         trust_domain,

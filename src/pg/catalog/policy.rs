@@ -10,8 +10,20 @@ use crate::{
 use pgrx::Uuid;
 use std::collections::{HashMap, HashSet};
 
+/// `encryption_policies.outage`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outage {
+    /// Nothing is served while a provider that is needed cannot be reached.
+    Fail,
+    /// What is held is served until its time to live is over.
+    Cache,
+    /// And for so many microseconds longer, as long as the outage lasts.
+    Stale(i64),
+}
+
 /// A row of encryption_policies.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools)] // columns of a table
 pub(crate) struct Policy {
     pub(crate) id: i64,
     pub(crate) uuid: [u8; 16],
@@ -28,6 +40,10 @@ pub(crate) struct Policy {
     pub(crate) dek_scope: Vec<String>,
     /// Longest time that an opened DEK is kept, in microseconds.
     pub(crate) cache_ttl: i64,
+    /// What a KMS outage means for what is held.
+    pub(crate) outage: Outage,
+    /// Whether every new share is opened again by its remote provider before the wrapper is stored, and not one a session and key.
+    pub(crate) verify_every_wrap: bool,
     /// Values are padded to a multiple of so many bytes; 1 for none.
     pub(crate) value_pad_to: i32,
 }
@@ -36,7 +52,8 @@ macro_rules! policy_select {
     () => {
         "SELECT id, policy_uuid, policy_name::pg_catalog.text, composition, layer_selection, min_layers, max_layers, min_nist_level,
                 require_origin, allow_same_trust_domain, is_enabled, dek_scope,
-                (EXTRACT(epoch FROM cache_ttl) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, value_pad_to
+                (EXTRACT(epoch FROM cache_ttl) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8,
+                outage, (EXTRACT(epoch FROM stale_for) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, verify_every_wrap, value_pad_to
          FROM kms_wrap.encryption_policies "
     };
 }
@@ -84,6 +101,15 @@ pub(crate) fn members(policies: &[i64]) -> Result<HashSet<(i64, i64, String)>, F
     Ok(rows.into_iter().collect())
 }
 
+fn outage(name: &str, stale_for: i64) -> Result<Outage, Failure> {
+    match name {
+        "fail" => Ok(Outage::Fail),
+        "cache" => Ok(Outage::Cache),
+        "stale" => Ok(Outage::Stale(stale_for)),
+        _ => Err(Failure::internal("outage")),
+    }
+}
+
 fn read(row: &mut Row) -> Result<Policy, Failure> {
     let (id, uuid, name) = (row.next()?, row.next::<Uuid>()?, row.next()?);
     let (mode, selection): (String, String) = (row.next()?, row.next()?);
@@ -101,6 +127,8 @@ fn read(row: &mut Row) -> Result<Policy, Failure> {
         is_enabled: row.next()?,
         dek_scope: row.next()?,
         cache_ttl: row.next()?,
+        outage: outage(&row.next::<String>()?, row.next()?)?,
+        verify_every_wrap: row.next()?,
         value_pad_to: row.next()?,
     })
 }

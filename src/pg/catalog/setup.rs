@@ -33,10 +33,10 @@ pub(crate) fn insert_provider(new: NewProvider<'_>) -> Result<Option<i64>, Failu
 }
 
 // Locked against kw_rotate_root_key: a key sealed under the old root key must not appear beside a configuration that names the new one.
-const PROVIDER: &str = "SELECT p.id, p.provider, c.id, c.config
+const PROVIDER: &str = "SELECT p.id, p.provider, p.project_tenant::pg_catalog.text, c.id, c.config
      FROM kms_wrap.kms_providers p JOIN kms_wrap.provider_config c ON c.id OPERATOR(pg_catalog.=) p.provider_config_id
      WHERE p.name OPERATOR(pg_catalog.=) $1 FOR SHARE OF c";
-const PROVIDER_FOR_UPDATE: &str = "SELECT p.id, p.provider, c.id, c.config
+const PROVIDER_FOR_UPDATE: &str = "SELECT p.id, p.provider, p.project_tenant::pg_catalog.text, c.id, c.config
      FROM kms_wrap.kms_providers p JOIN kms_wrap.provider_config c ON c.id OPERATOR(pg_catalog.=) p.provider_config_id
      WHERE p.name OPERATOR(pg_catalog.=) $1 FOR UPDATE OF c";
 
@@ -44,6 +44,7 @@ const PROVIDER_FOR_UPDATE: &str = "SELECT p.id, p.provider, c.id, c.config
 pub(crate) struct Provider {
     pub(crate) id: i64,
     pub(crate) kind: String,
+    pub(crate) project_tenant: Option<String>,
     pub(crate) config_id: Uuid,
     pub(crate) config: Value,
 }
@@ -51,8 +52,24 @@ pub(crate) struct Provider {
 /// A provider by name, its configuration locked: shared, or exclusively for a change of root key.
 pub(crate) fn provider(name: &str, for_update: bool) -> Result<Provider, Failure> {
     let sql = if for_update { PROVIDER_FOR_UPDATE } else { PROVIDER };
-    let read = |row: &mut Row| Ok(Provider { id: row.next()?, kind: row.next()?, config_id: row.next()?, config: row.next::<JsonB>()?.0 });
+    let read = |row: &mut Row| {
+        let (id, kind, project_tenant, config_id) = (row.next()?, row.next()?, row.opt()?, row.next()?);
+        Ok(Provider { id, kind, project_tenant, config_id, config: row.next::<JsonB>()?.0 })
+    };
     spi::first(spi::write(sql, &[name.into()], read)?).ok_or_else(|| Failure::unknown("key provider", name))
+}
+
+const SET_CONFIG: &str =
+    "UPDATE kms_wrap.provider_config SET config = $2, updated_at = pg_catalog.now() WHERE id OPERATOR(pg_catalog.=) $1";
+const SET_DOMAIN: &str = "UPDATE kms_wrap.kms_providers SET trust_domain = $3
+     WHERE provider_config_id OPERATOR(pg_catalog.=) $1 AND trust_domain OPERATOR(pg_catalog.=) $2";
+
+/// Changes a provider's configuration, and its trust domain from the first to the second if it is the first.
+pub(crate) fn set_config(config_id: Uuid, config: Value, domains: &[String; 2]) -> Result<(), Failure> {
+    spi::execute(SET_CONFIG, &[config_id.into(), JsonB(config).into()])?;
+    let [old, new] = domains;
+    spi::execute(SET_DOMAIN, &[config_id.into(), old.as_str().into(), new.as_str().into()])?;
+    Ok(())
 }
 
 const INSERT_KEY: &str = "INSERT INTO kms_wrap.kms_keys

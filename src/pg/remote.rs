@@ -1,0 +1,139 @@
+//! Remote providers of this backend: each made once for its configuration, and asked with retries, a deadline and a circuit breaker.
+
+use super::{breaker::Breaker, catalog::key::Key, gucs};
+use crate::{
+    core::entropy::Entropy,
+    provider::{
+        Answer, Provider, ProviderError,
+        config::{self, ConfigError, Environment},
+        entropy::SystemEntropy,
+    },
+};
+use serde_json::Value;
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    time::Duration,
+};
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// Attempts of one call. Connections that a restart broke are made anew by the second; more would only add to an overload.
+const ATTEMPTS: u32 = 3;
+
+/// Longest pause before the second attempt; each later one may be twice as long.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Shares that one `kms_wrap.kms_timeout` is for.
+const SHARES: usize = 150;
+
+/// A provider with what was known when it was made.
+pub(crate) struct Remote {
+    name: String,
+    kind: String,
+    config: Value,
+    environment: Environment,
+    provider: Rc<dyn Provider>,
+    breaker: Breaker,
+}
+
+thread_local! {
+    /// By `kms_providers.id`. Made on first use in a backend, never in the postmaster.
+    static REMOTES: RefCell<HashMap<i64, Rc<Remote>>> = RefCell::default();
+    /// Whether a trigger is running.
+    static IN_TRIGGER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The provider of a key.
+pub(crate) fn of_key(key: &Key) -> Result<Rc<Remote>, ProviderError> {
+    of(key.provider_id, &key.provider, &key.key_ref.kind, key.config.as_deref().unwrap_or("{}"))
+}
+
+/// A provider by its row. One whose row, or what settings allow it, has changed since is made anew.
+pub(crate) fn of(id: i64, name: &str, kind: &str, config: &str) -> Result<Rc<Remote>, ProviderError> {
+    let unfit = |e: ConfigError| ProviderError::Denied(format!("Its configuration cannot be used: field \"{}\". {}", e.field, e.limit));
+    let config: Value = serde_json::from_str(config).map_err(|_| unfit(ConfigError::new("config", "It must be JSON.")))?;
+    let environment = gucs::environment();
+    let known = REMOTES.with_borrow(|remotes| {
+        let remote = remotes.get(&id)?;
+        let same = remote.name == name && remote.kind == kind && remote.config == config && remote.environment == environment;
+        same.then(|| Rc::clone(remote))
+    });
+    if let Some(remote) = known {
+        return Ok(remote);
+    }
+    let provider = config::provider(kind, &config, &environment).map_err(unfit)?;
+    let (name, kind) = (name.to_owned(), kind.to_owned());
+    let remote = Rc::new(Remote { name, kind, config, environment, provider, breaker: Breaker::of(id) });
+    REMOTES.with_borrow_mut(|remotes| remotes.insert(id, Rc::clone(&remote)));
+    Ok(remote)
+}
+
+/// Runs what a trigger does: calls in it wait for `kms_wrap.trigger_timeout` at most.
+pub(crate) fn in_trigger<T>(f: impl FnOnce() -> T) -> T {
+    /// Puts the limit back, after an ERROR too.
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            IN_TRIGGER.set(self.0);
+        }
+    }
+    let _restore = Restore(IN_TRIGGER.replace(true));
+    f()
+}
+
+/// How long a call for so many shares may take.
+fn patience(shares: usize) -> Duration {
+    let times = u32::try_from(shares.div_ceil(SHARES).max(1)).unwrap_or(u32::MAX);
+    let whole = gucs::kms_timeout().saturating_mul(times);
+    if IN_TRIGGER.get() { whole.min(gucs::trigger_timeout()) } else { whole }
+}
+
+impl Remote {
+    /// Makes a call for so many shares: again after an outage, within the deadline, and not at all while the breaker is open.
+    pub(crate) async fn call<'a, T>(&'a self, shares: usize, ask: impl Fn(&'a dyn Provider) -> Answer<'a, T>) -> Result<T, ProviderError> {
+        let admitted = self.breaker.admit()?;
+        let start = Instant::now();
+        let (result, attempts) = self.attempt(start + patience(shares), ask).await;
+        let took = start.elapsed();
+        admitted.record(result.as_ref().err(), took);
+        result.map_err(|e| {
+            if !e.is_outage() {
+                return e;
+            }
+            let times = if attempts == 1 { String::new() } else { "s".to_owned() };
+            let text = format!("{} {attempts} attempt{times} in {:.1} s.", e.detail(), took.as_secs_f64());
+            e.with_detail(text)
+        })
+    }
+
+    async fn attempt<'a, T>(&'a self, end: Instant, ask: impl Fn(&'a dyn Provider) -> Answer<'a, T>) -> (Result<T, ProviderError>, u32) {
+        let mut attempt = 1;
+        loop {
+            let result = timeout_at(end, ask(&*self.provider)).await;
+            let result = result.unwrap_or_else(|_| Err(ProviderError::Unavailable("It did not answer in time.".to_owned())));
+            let pause = jittered(PAUSE.saturating_mul(1 << (attempt - 1)));
+            if attempt == ATTEMPTS || !result.as_ref().is_err_and(ProviderError::is_outage) || Instant::now() + pause >= end {
+                return (result, attempt);
+            }
+            sleep(pause).await;
+            attempt += 1;
+        }
+    }
+
+    /// Counts blobs that the provider rejected, which honest rows never have.
+    pub(crate) fn count_rejected(&self, n: usize) {
+        if n > 0 {
+            self.breaker.count_rejected(n);
+            pgrx::log!("kms_wrap: key provider \"{}\" rejected {n} wrapped share{}", self.name, if n == 1 { "" } else { "s" });
+        }
+    }
+}
+
+/// Anything up to the pause: sessions that failed together should not come back together.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0];
+    // Without randomness the whole pause is as good.
+    let share = SystemEntropy.fill(&mut byte).map_or(255, |()| u32::from(byte[0]));
+    pause * share / 255
+}

@@ -1,0 +1,101 @@
+//! Set-up of remote providers and of the keys that they hold.
+
+use super::{
+    catalog::setup::{self, NewProvider, Provider},
+    gucs,
+    interrupt::block_on,
+    remote,
+    report::Failure,
+    setup::prove,
+};
+use crate::{
+    core::suite::Algorithm,
+    provider::{
+        ProviderError,
+        config::{self, ConfigError},
+        endpoint,
+    },
+};
+use serde_json::Value;
+
+/// Adds a remote provider. Its configuration is checked, but nobody is asked yet.
+pub(crate) fn add_provider(
+    name: &str,
+    kind: &str,
+    config: Value,
+    location: Option<&str>,
+    project_tenant: Option<&str>,
+    trust_domain: Option<&str>,
+) -> Result<i64, Failure> {
+    check_config(kind, &config)?;
+    let domain = trust_domain.map_or_else(|| config::trust_domain(kind, &config, project_tenant), str::to_owned);
+    let new = NewProvider {
+        name,
+        kind,
+        manager: &format!("kms_wrap/{kind}"),
+        config,
+        location: location.unwrap_or(name),
+        project_tenant,
+        trust_domain: &domain,
+    };
+    let taken = if setup::provider_id(name).is_ok() { ("key provider", name) } else { ("location", new.location) };
+    setup::insert_provider(new)?.ok_or_else(|| Failure::duplicate(taken.0, taken.1))
+}
+
+/// Gives a remote provider another configuration; a trust domain that was computed from the old one follows. In force at commit.
+pub(crate) fn set_config(name: &str, config: Value) -> Result<(), Failure> {
+    let found = setup::provider(name, true)?;
+    if found.kind == crate::provider::local::KIND {
+        return Err(Failure::bad_argument(
+            format!("key provider \"{name}\" is of kind \"local\""),
+            "Its configuration is its root key, which kms_wrap.kw_rotate_root_key() changes.",
+        ));
+    }
+    check_config(&found.kind, &config)?;
+    let tenant = found.project_tenant.as_deref();
+    let domains = [&found.config, &config].map(|c| config::trust_domain(&found.kind, c, tenant));
+    setup::set_config(found.config_id, config, &domains)
+}
+
+fn check_config(kind: &str, value: &Value) -> Result<(), Failure> {
+    let bad = |e: ConfigError| match e.field.as_str() {
+        "kind" => Failure::bad_argument(format!("key provider kind \"{kind}\" is not supported"), e.limit),
+        "config" => Failure::bad_argument("invalid value for argument \"config\"", e.limit),
+        field => Failure::bad_argument(format!("invalid field \"{field}\" in argument \"config\""), e.limit),
+    };
+    config::provider(kind, value, &gucs::environment()).map(drop).map_err(bad)
+}
+
+/// Registers a key that a remote provider holds: asks what it is, pins what it says, and wraps and opens a share with it.
+pub(crate) fn add_key(
+    provider: &str,
+    found: &Provider,
+    external_key_ref: &str,
+    algorithm: Algorithm,
+    purpose: &str,
+    key_version: Option<&str>,
+) -> Result<i64, Failure> {
+    let failed = |e: ProviderError| Failure::provider(provider, &e);
+    let remote = remote::of(found.id, provider, &found.kind, &found.config.to_string()).map_err(failed)?;
+    let described = block_on(remote.call(1, |p| p.describe(external_key_ref, key_version, algorithm)))?.map_err(failed)?;
+    let mut unlike = Vec::new();
+    if described.algorithm != algorithm {
+        unlike.push(format!("It is a key of algorithm {}.", described.algorithm.name()));
+    }
+    if key_version.is_some_and(|version| version != described.version) {
+        unlike.push("It is of another version.".to_owned());
+    }
+    if let Some(text) = unlike.into_iter().next() {
+        return Err(failed(ProviderError::Malformed(format!("Key \"{external_key_ref}\" is not what was asked for. {text}"))));
+    }
+    let patterns = gucs::allowed_keys();
+    if !patterns.is_empty() && !patterns.iter().any(|pattern| endpoint::matches(pattern, &described.name)) {
+        let limit = "The setting \"kms_wrap.allowed_keys\" does not allow it.";
+        return Err(Failure::bad_argument(format!("key reference \"{}\" is not allowed", described.name), limit));
+    }
+    let version = (!described.version.is_empty()).then_some(described.version.as_str());
+    let id = setup::insert_key(found.id, &described.name, purpose, algorithm.name(), version, described.public_key)?;
+    let id = id.ok_or_else(|| Failure::duplicate("KMS key", &described.name))?;
+    prove(id)?;
+    Ok(id)
+}
