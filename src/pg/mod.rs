@@ -57,6 +57,7 @@ mod setup;
 mod setup_remote;
 mod spi;
 mod transaction;
+mod unknown;
 mod uuid_hash;
 mod values;
 mod varlena;

@@ -1,14 +1,12 @@
 //! Sealing a row of a protected column: what the trigger does, apart from talking to PostgreSQL about tuples.
 
 use super::{
-    catalog::protected as rows,
     deks::{self, Scope},
     fn_values::with_unarmoured,
     grants::{self, Privilege},
-    owner,
     protected::{Column, Index},
     report::Failure,
-    transaction,
+    transaction, unknown,
     values::{self, Form},
     varlena::Output,
 };
@@ -18,7 +16,6 @@ use crate::core::{
     scope,
     value::{self, Envelope, Head, ValueContext, has_armour},
 };
-use pgrx::Uuid;
 use std::{cell::RefCell, collections::VecDeque};
 use zeroize::Zeroizing;
 
@@ -169,7 +166,7 @@ fn sealed_already(column: &Column, row: &RowContext, envelope: &Envelope<'_>, st
         }
         // Rows of another database, replicated or restored before their wrappers.
         Err(failure) if failure.is_unknown() && is_replica => {
-            owner::as_owner(|| rows::count_unknown(Uuid::from_bytes(column.uuid)))?;
+            unknown::count(column.uuid)?;
             return Ok(Row { value: Sealing::Keep, index: None });
         }
         Err(failure) if !(failure.is_unknown() || failure.is_not_opened()) => return Err(failure),

@@ -1,7 +1,7 @@
-//! What ends with a transaction: runs of nonces, and what was read from rows that may never be committed.
+//! What ends with a transaction: runs of nonces, what was read from rows that may never be committed, and what was counted.
 #![allow(unsafe_code)]
 
-use super::{cache, revocation};
+use super::{cache, revocation, unknown};
 use pgrx::{pg_guard, pg_sys};
 use std::cell::Cell;
 
@@ -48,9 +48,12 @@ fn forget_tentative() {
 #[pg_guard]
 unsafe extern "C-unwind" fn on_end(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
     use pg_sys::XactEvent::{
-        XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PARALLEL_ABORT, XACT_EVENT_PARALLEL_COMMIT, XACT_EVENT_PREPARE,
+        XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PARALLEL_ABORT, XACT_EVENT_PARALLEL_COMMIT, XACT_EVENT_PRE_COMMIT,
+        XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE,
     };
     match event {
+        // Statements can still run, and their errors roll it back.
+        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => return unknown::write().unwrap_or_else(|failure| failure.raise()),
         XACT_EVENT_COMMIT | XACT_EVENT_PARALLEL_COMMIT => {
             if TENTATIVE.replace(false) {
                 cache::promote_tentative();
@@ -60,18 +63,25 @@ unsafe extern "C-unwind" fn on_end(event: pg_sys::XactEvent::Type, _arg: *mut st
         XACT_EVENT_ABORT | XACT_EVENT_PARALLEL_ABORT | XACT_EVENT_PREPARE => forget_tentative(),
         _ => return,
     }
+    unknown::forget();
     SERIAL.set(SERIAL.get().wrapping_add(1));
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn on_subtransaction_end(
     event: pg_sys::SubXactEvent::Type,
-    _subtransaction: pg_sys::SubTransactionId,
-    _parent: pg_sys::SubTransactionId,
+    subtransaction: pg_sys::SubTransactionId,
+    parent: pg_sys::SubTransactionId,
     _arg: *mut std::ffi::c_void,
 ) {
-    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
-        forget_tentative();
+    use pg_sys::SubXactEvent::{SUBXACT_EVENT_ABORT_SUB, SUBXACT_EVENT_COMMIT_SUB};
+    match event {
+        SUBXACT_EVENT_ABORT_SUB => {
+            forget_tentative();
+            unknown::forget_of(subtransaction);
+        }
+        SUBXACT_EVENT_COMMIT_SUB => unknown::hand_up(subtransaction, parent),
+        _ => {}
     }
 }
 
