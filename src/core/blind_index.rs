@@ -46,6 +46,25 @@ impl Normalisation {
     }
 }
 
+/// A normalised value.
+pub enum Normalised<'a> {
+    /// The value itself.
+    Same(&'a [u8]),
+    /// Another.
+    Changed(zeroize::Zeroizing<Vec<u8>>),
+}
+
+impl std::ops::Deref for Normalised<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Same(value) => value,
+            Self::Changed(value) => value,
+        }
+    }
+}
+
 /// The key of one generation of a column's index.
 pub struct IndexKey {
     key: Secret<32>,
@@ -83,15 +102,31 @@ impl IndexKey {
     }
 }
 
-/// A text as it is hashed. In a database of another encoding than UTF-8 only ASCII letters change.
-#[must_use]
-pub fn normalise(normalisation: Normalisation, text: &[u8], is_utf8: bool) -> zeroize::Zeroizing<Vec<u8>> {
+/// A text as it is hashed: as it is, or changed, in memory that is wiped. In a database of another encoding than UTF-8 only ASCII letters
+/// change.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn normalise(normalisation: Normalisation, text: &[u8], is_utf8: bool) -> Result<Normalised<'_>, Error> {
+    if normalisation == Normalisation::None {
+        return Ok(Normalised::Same(text));
+    }
+    // What lower case needs is not asked for but taken, or the process ends: a letter can become half as long again, and what was taken first
+    // is still there while more is. Nobody else takes any in between.
+    let mut lower = Vec::new();
+    lower.try_reserve_exact(text.len().saturating_mul(3)).map_err(|_| Error::OutOfMemory)?;
     let characters = if is_utf8 { std::str::from_utf8(text).ok() } else { None };
-    zeroize::Zeroizing::new(match (normalisation, characters) {
-        (Normalisation::None, _) => text.to_vec(),
-        (Normalisation::Lower, Some(text)) => text.trim().to_lowercase().into_bytes(),
-        (Normalisation::Lower, None) => text.trim_ascii().to_ascii_lowercase(),
-    })
+    Ok(Normalised::Changed(zeroize::Zeroizing::new(match characters {
+        Some(text) => {
+            drop(lower);
+            text.trim().to_lowercase().into_bytes()
+        }
+        None => {
+            lower.extend_from_slice(text.trim_ascii());
+            lower.make_ascii_lowercase();
+            lower
+        }
+    })))
 }
 
 #[cfg(test)]
@@ -116,9 +151,9 @@ mod tests {
 
     #[test]
     fn lower_trims_and_folds_case() {
-        assert_eq!(&**normalise(Normalisation::Lower, " ÄbC\t".as_bytes(), true), "äbc".as_bytes());
-        assert_eq!(&**normalise(Normalisation::None, b" A ", true), b" A ");
-        assert_eq!(&**normalise(Normalisation::Lower, b" A\xff", true), b"a\xff");
-        assert_eq!(&**normalise(Normalisation::Lower, " ÄB ".as_bytes(), false), "Äb".as_bytes());
+        assert_eq!(&*normalise(Normalisation::Lower, " ÄbC\t".as_bytes(), true).unwrap(), "äbc".as_bytes());
+        assert_eq!(&*normalise(Normalisation::None, b" A ", true).unwrap(), b" A ");
+        assert_eq!(&*normalise(Normalisation::Lower, b" A\xff", true).unwrap(), b"a\xff");
+        assert_eq!(&*normalise(Normalisation::Lower, " ÄB ".as_bytes(), false).unwrap(), "Äb".as_bytes());
     }
 }

@@ -224,14 +224,17 @@ impl ValueContext {
 }
 
 /// `value | 0x80 | zeros` up to a multiple of `pad_to` bytes (ISO/IEC 7816-4, padding method 2).
-#[must_use]
-pub fn pad(value: &[u8], pad_to: usize) -> Zeroizing<Vec<u8>> {
-    let len = value.len().saturating_add(1).next_multiple_of(pad_to.max(1));
-    let mut padded = Zeroizing::new(Vec::with_capacity(len));
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn pad(value: &[u8], pad_to: usize) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let len = value.len().checked_add(1).and_then(|len| len.checked_next_multiple_of(pad_to.max(1))).ok_or(Error::OutOfMemory)?;
+    let mut padded = Zeroizing::new(Vec::new());
+    padded.try_reserve_exact(len).map_err(|_| Error::OutOfMemory)?;
     padded.extend_from_slice(value);
     padded.push(0x80);
     padded.resize(len, 0);
-    padded
+    Ok(padded)
 }
 
 /// Length of a padded value without its padding.
@@ -258,7 +261,7 @@ mod tests {
     fn padding_fills_the_bucket_and_comes_off() {
         for n in 0..200 {
             let value = vec![7; n];
-            let padded = pad(&value, 16);
+            let padded = pad(&value, 16).unwrap();
             assert_eq!(padded.len() % 16, 0);
             assert!(padded.len() > n && padded.len() <= n + 16);
             assert_eq!(unpadded_len(&padded), Ok(n));

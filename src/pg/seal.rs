@@ -11,7 +11,7 @@ use super::{
     varlena::Output,
 };
 use crate::core::{
-    blind_index::{ValueType, normalise},
+    blind_index::{Normalised, ValueType, normalise},
     error::Error,
     scope,
     value::{self, Envelope, Head, ValueContext, has_armour},
@@ -259,9 +259,9 @@ pub(crate) fn entry_with(
 ) -> Result<Vec<u8>, Failure> {
     let scope = scope::of_index(&column.uuid, generation);
     let (kind, normalised) = if column.is_text {
-        (ValueType::Text, normalise(index.normalisation, value, values::is_utf8()))
+        (ValueType::Text, normalise(index.normalisation, value, values::is_utf8())?)
     } else {
-        (ValueType::Bytea, Zeroizing::new(value.to_vec()))
+        (ValueType::Bytea, Normalised::Same(value))
     };
     deks::with_dek(wrapper, privilege, |entry| {
         values::check_bound(entry, &scope)?;

@@ -50,7 +50,7 @@ pub(crate) fn chars(text: &[u8]) -> Result<usize, Failure> {
 /// Encrypts a value under an opened DEK that is for it; returns the envelope, and its head.
 pub(crate) fn seal(entry: &mut Entry, context: &ValueContext, value: &[u8], pad_to: i32, form: Form) -> Result<(Output, Head), Failure> {
     let pad_to = usize::try_from(pad_to).unwrap_or(1);
-    let padded = (pad_to > 1).then(|| pad(value, pad_to));
+    let padded = (pad_to > 1).then(|| pad(value, pad_to)).transpose()?;
     let plaintext = padded.as_ref().map_or(value, |p| p.as_slice());
     let wrapper = entry.wrapper;
     let (prefix, nonce, key) = entry.next_nonce()?;
@@ -112,7 +112,9 @@ fn open_into(entry: &mut Entry, context: &ValueContext, envelope: &Envelope<'_>,
 
 /// As [`open`], into memory that is wiped.
 pub(crate) fn open_secretly(entry: &mut Entry, context: &ValueContext, envelope: &Envelope<'_>) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let mut plaintext = Zeroizing::new(vec![0; envelope.ciphertext.len()]);
+    let mut plaintext = Zeroizing::new(Vec::new());
+    plaintext.try_reserve_exact(envelope.ciphertext.len()).map_err(|_| Error::OutOfMemory)?;
+    plaintext.resize(envelope.ciphertext.len(), 0);
     open_into(entry, context, envelope, &mut plaintext)?;
     if envelope.head.is_padded() {
         let len = unpadded_len(&plaintext)?;

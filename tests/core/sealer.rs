@@ -72,7 +72,7 @@ impl Sealer {
     }
 
     pub fn seal_padded(&mut self, plaintext: &[u8], pad_to: usize, context: &ValueContext) -> Vec<u8> {
-        self.seal_as(&value::pad(plaintext, pad_to), true, context)
+        self.seal_as(&value::pad(plaintext, pad_to).unwrap(), true, context)
     }
 
     /// `bytes` is a plaintext with what padding the test wants, and `is_padded` what the head claims.

@@ -5,7 +5,7 @@ use super::{
     sealer::{Sealer, armoured, free, unarmoured},
 };
 use kms_wrap::core::{
-    error::Error::{DoesNotDecrypt, Invariant, NotAnEnvelope},
+    error::Error::{DoesNotDecrypt, Invariant, NotAnEnvelope, OutOfMemory},
     value::{self, Envelope, Head, MAX_PAD_TO, ValueContext},
 };
 use proptest::{collection::vec, prelude::*};
@@ -160,8 +160,10 @@ fn padding_hides_the_length_within_a_bucket() {
     let empty = sealer.seal_padded(b"", MAX_PAD_TO, &context());
     assert_eq!(empty.len(), value::OVERHEAD + MAX_PAD_TO);
     assert_eq!(sealer.open(&empty, &context()), Ok(Vec::new()));
+    // No memory for it is an error, and not the end of the process.
+    assert_eq!(value::pad(b"v", usize::MAX).err(), Some(OutOfMemory));
     // A bucket of 0 bytes is one of 1.
-    assert_eq!(value::pad(b"v", 0).as_slice(), b"v\x80");
+    assert_eq!(value::pad(b"v", 0).unwrap().as_slice(), b"v\x80");
 }
 
 /// What a holder of the key may seal and no writer of this format does. Only the last marker counts, so content may look like padding.
@@ -249,7 +251,7 @@ proptest! {
 
     #[test]
     fn padding_comes_off_again(value in vec(prop_oneof![Just(0_u8), Just(0x80), any::<u8>()], 0..80), pad_to in 1..70_usize) {
-        let padded = value::pad(&value, pad_to);
+        let padded = value::pad(&value, pad_to).unwrap();
         prop_assert_eq!(padded.len() % pad_to, 0);
         prop_assert!(padded.len() > value.len() && padded.len() <= value.len() + pad_to);
         prop_assert_eq!(value::unpadded_len(&padded), Ok(value.len()));
