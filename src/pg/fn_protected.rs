@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::{
-    fn_values::{checked_text, with_unarmoured},
+    fn_values::{checked_text, with_envelope},
     protected::{self, Column, Place},
     remote,
     report::Failure,
@@ -11,7 +11,7 @@ use super::{
     seal::{self, RowContext, Sealing},
     varlena::{self, Args, MAX_BYTEA, MAX_TEXT, raw_function},
 };
-use crate::core::value::{Envelope, has_armour};
+use crate::core::error::Error;
 use pgrx::{Uuid, pg_sys};
 use std::ffi::CStr;
 
@@ -27,66 +27,62 @@ fn open_bytea(args: &Args) -> Result<pg_sys::Datum, Failure> {
     let (Some(column), Some(sealed)) = (args.uuid(0), args.bytes(1)) else { return Ok(args.null()) };
     revocation::poll();
     let column = protected::column(&column)?;
-    match Envelope::parse(sealed) {
+    with_envelope(false, sealed, |envelope| match envelope {
         Ok(envelope) => Ok(seal::reveal(&row_of(args, &column)?, &envelope)?.datum()),
-        Err(error) => plain_or(args, &column, error.into()),
-    }
+        Err(error) => plain_or(args, &column, error),
+    })
 }
 
 fn open_text(args: &Args) -> Result<pg_sys::Datum, Failure> {
     let (Some(column), Some(sealed)) = (args.uuid(0), args.bytes(1)) else { return Ok(args.null()) };
     revocation::poll();
     let column = protected::column(&column)?;
-    if !has_armour(sealed) {
-        return plain_or(args, &column, seal::not_an_envelope());
-    }
-    let row = row_of(args, &column)?;
-    match with_unarmoured(sealed, |envelope| seal::reveal(&row, envelope)) {
-        Ok(output) => Ok(checked_text(output)?.datum()),
-        Err(failure) => plain_or(args, &column, failure),
-    }
+    with_envelope(true, sealed, |envelope| match envelope {
+        Ok(envelope) => Ok(checked_text(seal::reveal(&row_of(args, &column)?, &envelope)?)?.datum()),
+        Err(error) => plain_or(args, &column, error),
+    })
 }
 
 /// Old rows are plain until all are encrypted, and to old snapshots until the table is rewritten; after that, what is no envelope was
 /// planted.
-fn plain_or(args: &Args, column: &Column, failure: Failure) -> Result<pg_sys::Datum, Failure> {
+fn plain_or(args: &Args, column: &Column, error: Error) -> Result<pg_sys::Datum, Failure> {
     match args.datum(1) {
-        Some(plain) if column.is_encrypting && failure.is_no_envelope() => Ok(plain),
-        _ => Err(failure),
+        Some(plain) if seal::is_plain(column, error) => Ok(plain),
+        _ => Err(error.into()),
     }
 }
 
 fn is_current_bytea(args: &Args) -> Result<pg_sys::Datum, Failure> {
-    let (Some(column), Some(sealed)) = (args.uuid(0), args.bytes(1)) else { return Ok(args.null()) };
-    revocation::poll();
-    let column = protected::column(&column)?;
-    // A plain value is not under the current DEK either.
-    let Ok(envelope) = Envelope::parse(sealed) else { return Ok(false.into()) };
-    Ok(seal::is_current(&column, &row_of(args, &column)?, &envelope)?.into())
+    is_current(args, false)
 }
 
 fn is_current_text(args: &Args) -> Result<pg_sys::Datum, Failure> {
+    is_current(args, true)
+}
+
+fn is_current(args: &Args, is_text: bool) -> Result<pg_sys::Datum, Failure> {
     let (Some(column), Some(sealed)) = (args.uuid(0), args.bytes(1)) else { return Ok(args.null()) };
     revocation::poll();
     let column = protected::column(&column)?;
-    if !has_armour(sealed) {
-        return Ok(false.into());
-    }
-    let row = row_of(args, &column)?;
-    match with_unarmoured(sealed, |envelope| seal::is_current(&column, &row, envelope)) {
-        Err(failure) if failure.is_no_envelope() => Ok(false.into()),
-        is_current => Ok(is_current?.into()),
-    }
+    with_envelope(is_text, sealed, |envelope| match envelope {
+        Ok(envelope) => Ok(seal::is_current(&column, &row_of(args, &column)?, &envelope)?.into()),
+        // A plain value is not under the current DEK either.
+        Err(error) if error == Error::NotAnEnvelope || seal::is_plain(&column, error) => Ok(false.into()),
+        Err(error) => Err(error.into()),
+    })
 }
 
 fn wrapper_of_bytea(args: &Args) -> Result<pg_sys::Datum, Failure> {
-    let Some(sealed) = args.bytes(0) else { return Ok(args.null()) };
-    Ok(uuid_datum(Envelope::parse(sealed)?.head.wrapper()))
+    wrapper_of(args, false)
 }
 
 fn wrapper_of_text(args: &Args) -> Result<pg_sys::Datum, Failure> {
+    wrapper_of(args, true)
+}
+
+fn wrapper_of(args: &Args, is_text: bool) -> Result<pg_sys::Datum, Failure> {
     let Some(sealed) = args.bytes(0) else { return Ok(args.null()) };
-    with_unarmoured(sealed, |envelope| Ok(uuid_datum(envelope.head.wrapper())))
+    with_envelope(is_text, sealed, |envelope| Ok(uuid_datum(envelope?.head.wrapper())))
 }
 
 fn uuid_datum(uuid: [u8; 16]) -> pg_sys::Datum {
@@ -206,9 +202,9 @@ fn seal_row(args: &Args) -> Result<pg_sys::Datum, Failure> {
     let sealed = match unchanged {
         Some(old) => {
             let old_row = old.context(&column, &place)?;
-            let is_sealed = !column.is_encrypting || is_envelope(&column, bytes());
+            let is_sealed = !column.is_encrypting || seal::is_sealed(&column, bytes())?;
             match (is_sealed, old_row == row) {
-                (false, _) => seal::seal_new(&column, &row, bytes(), statement, is_replica)?,
+                (false, _) => seal::seal(&column, &row, bytes(), statement)?,
                 (true, false) => seal::seal_again(&column, &old_row, &row, bytes(), statement)?,
                 // Replicated rows are as the publisher has them.
                 (true, true) if is_replica => return Ok(with_index_of(old, &new, &place)),
@@ -242,13 +238,9 @@ fn keep_unregistered(relation: pg_sys::Oid, column: &[u8; 16], new: &Tuple, unkn
     // SAFETY: the column is of type text or bytea, which whoever told its place has looked at.
     let is_sealed = value.is_none_or(|value| unsafe {
         let bytes = varlena::bytes_of(value);
-        Envelope::parse(bytes).is_ok() || (has_armour(bytes) && with_unarmoured(bytes, |_| Ok(())).is_ok())
+        [false, true].into_iter().any(|is_text| with_envelope(is_text, bytes, |envelope| Ok(envelope.is_ok())).unwrap_or(false))
     });
     if is_sealed { Ok(pg_sys::Datum::from(new.tuple)) } else { Err(unknown) }
-}
-
-fn is_envelope(column: &Column, bytes: &[u8]) -> bool {
-    if column.is_text { has_armour(bytes) && with_unarmoured(bytes, |_| Ok(())).is_ok() } else { Envelope::parse(bytes).is_ok() }
 }
 
 /// Whether two values are the same bytes. Values in a TOAST table are compared by their pointers: a copy of one has the same.

@@ -7,7 +7,10 @@ use super::{
     values::{self, Form},
     varlena::{Args, MAX_BYTEA, MAX_TEXT, Output, raw_function},
 };
-use crate::core::value::{Envelope, has_armour, unarmour};
+use crate::core::{
+    error::Error,
+    value::{Envelope, unarmour},
+};
 use pgrx::pg_sys;
 use std::cell::RefCell;
 
@@ -51,16 +54,22 @@ fn decrypt(args: &Args) -> Result<pg_sys::Datum, Failure> {
 fn decrypt_text(args: &Args) -> Result<pg_sys::Datum, Failure> {
     let Some(sealed) = args.bytes(0) else { return Ok(args.null()) };
     let context = contexts::of_argument(args.datum(1))?;
-    let output = with_unarmoured(sealed, |envelope| values::decrypt(envelope, &context))?;
+    let output = with_envelope(true, sealed, |envelope| values::decrypt(&envelope?, &context))?;
     Ok(checked_text(output)?.datum())
 }
 
-/// Reads an armoured envelope.
-pub(crate) fn with_unarmoured<T>(text: &[u8], f: impl FnOnce(&Envelope<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
+/// Reads an envelope, armoured if it `is_text`; `f` gets it, or what the bytes are instead.
+pub(crate) fn with_envelope<T>(
+    is_text: bool,
+    value: &[u8],
+    f: impl FnOnce(Result<Envelope<'_>, Error>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    if !is_text {
+        return f(Envelope::parse(value));
+    }
     // Taken, not borrowed: f may come here again, for another value.
     let mut raw = UNARMOURED.take();
-    unarmour(text, &mut raw)?;
-    let result = Envelope::parse(&raw).map_err(Failure::from).and_then(|envelope| f(&envelope));
+    let result = f(unarmour(value, &mut raw).and_then(|()| Envelope::parse(&raw)));
     // What one long value needed is not kept for ever.
     if raw.capacity() <= KEPT {
         UNARMOURED.set(raw);
@@ -83,8 +92,7 @@ fn is_sealed_bytea(args: &Args) -> Result<pg_sys::Datum, Failure> {
     Ok(Envelope::parse(value).is_ok().into())
 }
 
-#[allow(clippy::unnecessary_wraps)] // as above
 fn is_sealed_text(args: &Args) -> Result<pg_sys::Datum, Failure> {
     let Some(value) = args.bytes(0) else { return Ok(args.null()) };
-    Ok((has_armour(value) && with_unarmoured(value, |_| Ok(())).is_ok()).into())
+    with_envelope(true, value, |envelope| Ok(envelope.is_ok().into()))
 }

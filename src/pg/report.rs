@@ -120,11 +120,6 @@ impl Failure {
         Self::new(PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED, message)
     }
 
-    /// Whether bytes were no envelope.
-    pub(crate) fn is_no_envelope(&self) -> bool {
-        self.message == Error::NotAnEnvelope.to_string()
-    }
-
     /// Whether something that was named does not exist.
     pub(crate) fn is_unknown(&self) -> bool {
         self.code == PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT

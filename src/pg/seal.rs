@@ -2,7 +2,7 @@
 
 use super::{
     deks::{self, Scope},
-    fn_values::with_unarmoured,
+    fn_values::with_envelope,
     grants::{self, Privilege},
     protected::{Column, Index},
     report::Failure,
@@ -14,7 +14,7 @@ use crate::core::{
     blind_index::{Normalised, ValueType, normalise},
     error::Error,
     scope,
-    value::{self, Envelope, Head, ValueContext, has_armour},
+    value::{self, Envelope, Head, ValueContext},
 };
 use std::{cell::RefCell, collections::VecDeque};
 use zeroize::Zeroizing;
@@ -79,25 +79,26 @@ pub(crate) struct Row {
 
 /// Seals a value that was inserted or changed.
 pub(crate) fn seal_new(column: &Column, row: &RowContext, value: &[u8], statement: i64, is_replica: bool) -> Result<Row, Failure> {
-    let envelope = |envelope: &Envelope<'_>| sealed_already(column, row, envelope, statement, is_replica);
-    let parsed = if column.is_text {
-        // A text that only begins like an envelope is a text.
-        if has_armour(value) { unless_no_envelope(with_unarmoured(value, envelope))? } else { None }
-    } else {
-        unless_no_envelope(Envelope::parse(value).map_err(Failure::from).and_then(|parsed| envelope(&parsed)))?
-    };
-    match parsed {
-        Some(row) => Ok(row),
-        None => seal(column, row, value, statement),
-    }
+    with_envelope(column.is_text, value, |envelope| match envelope {
+        Ok(envelope) => sealed_already(column, row, &envelope, statement, is_replica),
+        Err(Error::NotAnEnvelope) => seal(column, row, value, statement),
+        Err(error) => Err(error.into()),
+    })
 }
 
-fn unless_no_envelope(result: Result<Row, Failure>) -> Result<Option<Row>, Failure> {
-    match result {
-        Ok(row) => Ok(Some(row)),
-        Err(failure) if failure.is_no_envelope() => Ok(None),
-        Err(failure) => Err(failure),
-    }
+/// Whether a stored value that is no envelope, for this reason, is one from before its column was protected. One of a later version would
+/// not have passed the CHECK constraint.
+pub(crate) fn is_plain(column: &Column, error: Error) -> bool {
+    column.is_encrypting && matches!(error, Error::NotAnEnvelope | Error::UnsupportedVersion(_) | Error::UnsupportedCipher(_))
+}
+
+/// Whether a stored value is an envelope, and not one from before its column was protected.
+pub(crate) fn is_sealed(column: &Column, value: &[u8]) -> Result<bool, Failure> {
+    with_envelope(column.is_text, value, |envelope| match envelope {
+        Ok(_) => Ok(true),
+        Err(error) if is_plain(column, error) => Ok(false),
+        Err(error) => Err(error.into()),
+    })
 }
 
 /// What becomes of a value that did not change, in a row whose key did not: it stays, unless its DEK or its index entry is of an older
@@ -141,11 +142,7 @@ pub(crate) fn seal_again(column: &Column, old: &RowContext, new: &RowContext, va
 }
 
 fn open(column: &Column, row: &RowContext, value: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    if column.is_text {
-        with_unarmoured(value, |envelope| open_envelope(row, envelope))
-    } else {
-        open_envelope(row, &Envelope::parse(value)?)
-    }
+    with_envelope(column.is_text, value, |envelope| open_envelope(row, &envelope?))
 }
 
 /// With the right to encrypt alone: what is opened is sealed again, and never shown.
@@ -195,7 +192,8 @@ fn current_or_new(scope: &Scope<'_>) -> Result<[u8; 16], Failure> {
     deks::current_or_new(scope)
 }
 
-fn seal(column: &Column, row: &RowContext, value: &[u8], statement: i64) -> Result<Row, Failure> {
+/// Seals a plain value.
+pub(crate) fn seal(column: &Column, row: &RowContext, value: &[u8], statement: i64) -> Result<Row, Failure> {
     check_length(column, value)?;
     let policy = &column.policy;
     values::check_enabled(policy)?;
@@ -282,9 +280,4 @@ pub(crate) fn reveal(row: &RowContext, envelope: &Envelope<'_>) -> Result<Output
         values::check_bound(entry, &row.scope)?;
         values::open(entry, &row.value, envelope)
     })
-}
-
-/// An envelope in a column that has only plain values and envelopes.
-pub(crate) fn not_an_envelope() -> Failure {
-    Error::NotAnEnvelope.into()
 }

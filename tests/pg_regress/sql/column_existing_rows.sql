@@ -94,6 +94,30 @@ DROP TRIGGER discard ON held;
 CALL kms_wrap.kw_encrypt_column('held', 'secret');
 SELECT status FROM kms_wrap.kw_protected_columns WHERE table_name = 'held';
 
+-- Old values that look like an envelope of a later version, or of another cipher, are plain; new ones are refused.
+CREATE TABLE like_envelopes (id integer PRIMARY KEY, b bytea, t text, n integer);
+CREATE FUNCTION alike(version integer, cipher integer) RETURNS bytea LANGUAGE sql IMMUTABLE AS
+    $$ SELECT 'KW'::bytea || set_byte('\x00', 0, version) || set_byte('\x00', 0, cipher) || decode(repeat('ab', 60), 'hex') $$;
+CREATE FUNCTION armoured(b bytea) RETURNS text LANGUAGE sql IMMUTABLE AS
+    $$ SELECT 'kw1.' || rtrim(translate(encode(b, 'base64'), E'+/\n', '-_'), '=') $$;
+INSERT INTO like_envelopes SELECT version, alike(version, 1), armoured(alike(version, 1)), 0 FROM generate_series(2, 15) version;
+INSERT INTO like_envelopes SELECT 100 + cipher, alike(1, cipher), armoured(alike(1, cipher)), 0 FROM unnest('{0,2,130,255}'::integer[]) cipher;
+CREATE TABLE like_envelopes_before AS TABLE like_envelopes;
+SELECT count(*) FROM unnest('{b,t}'::name[]) c, kms_wrap.kw_protect_column('like_envelopes', c) \g /dev/null
+SELECT count(*) AS plain FROM like_envelopes_decrypted WHERE kw_plain_columns = '{b,t}';
+SELECT count(*) AS same FROM like_envelopes_decrypted JOIN like_envelopes_before USING (id, b, t);
+UPDATE like_envelopes SET n = 1 WHERE id = 2;
+UPDATE like_envelopes SET id = -3 WHERE id = 3;
+UPDATE like_envelopes_before SET id = -3 WHERE id = 3;
+SELECT kms_wrap.kw_is_sealed(b) AS b, kms_wrap.kw_is_sealed(t) AS t, count(*) FROM like_envelopes GROUP BY 1, 2 ORDER BY 1, 2;
+\set VERBOSITY terse
+INSERT INTO like_envelopes (id, b) VALUES (1, alike(2, 1));
+INSERT INTO like_envelopes (id, t) VALUES (1, armoured(alike(1, 2)));
+\set VERBOSITY default
+CALL kms_wrap.kw_encrypt_column('like_envelopes', 'b');
+CALL kms_wrap.kw_encrypt_column('like_envelopes', 't');
+SELECT count(*) AS same FROM like_envelopes_decrypted JOIN like_envelopes_before USING (id, b, t) WHERE kw_plain_columns = '{}';
+
 -- States that forbid it.
 CREATE TABLE bad (id integer PRIMARY KEY, secret text);
 INSERT INTO bad VALUES (1, 'x');
