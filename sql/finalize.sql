@@ -21,9 +21,6 @@ COMMENT ON FUNCTION kms_wrap.kw_grant IS
     'Gives a role a privilege on a policy and EXECUTE on the functions of it: encrypt, decrypt, unwrap, import, index or manage. False if it has it already. For the extension''s owner and superusers. 22023, 42501, 42704.';
 COMMENT ON FUNCTION kms_wrap.kw_revoke IS
     'Takes a privilege on a policy from a role, and EXECUTE on functions that it needs no more; works in running sessions at their next statement or within 64 calls. False if it did not have it. 22023, 42501, 42704.';
-COMMENT ON FUNCTION kms_wrap.kw_blind_index IS
-    'Entries of a protected text column''s blind index for a value: one, or two while the index''s key is being rotated. To be compared with = ANY. Needs index on the column''s policy, for it answers guesses. 22004, 22023, 42501, 42704, 55000, 58000, 38000.';
-COMMENT ON FUNCTION kms_wrap.kw_blind_index_bytea IS 'As kw_blind_index, for a bytea column.';
 COMMENT ON FUNCTION kms_wrap.kw_column_index_generation IS
     'The generation that a rotation of a protected column''s blind index leads to, NULL when none is going on. A step of kw_encrypt_column.';
 COMMENT ON FUNCTION kms_wrap.kw_column_settle_index IS

@@ -1,4 +1,5 @@
-//! SQL functions on blind indexes. Their reference is COMMENT ON FUNCTION in `sql/finalize.sql`.
+//! SQL functions on blind indexes. Their reference is COMMENT ON FUNCTION, in `sql/protected.sql` of those declared there and in `sql/finalize.sql`.
+#![allow(unsafe_code)]
 
 use super::{
     deks::{self, Scope},
@@ -7,22 +8,30 @@ use super::{
     protected::{self, Column},
     report::{Failure, required},
     revocation, rotate, seal,
+    varlena::{self, Args, raw_function},
 };
 use crate::core::scope;
-use pgrx::{pg_extern, pg_sys::panic::ErrorReport, search_path};
+use pgrx::{pg_extern, pg_sys, pg_sys::panic::ErrorReport, search_path};
 
-#[pg_extern(stable, parallel_safe, cost = 100)]
-fn kw_blind_index(relation: Option<Regclass>, column_name: Option<&str>, value: Option<&str>) -> Result<Option<Vec<Vec<u8>>>, ErrorReport> {
-    Ok(entries(relation, column_name, value.map(str::as_bytes), true)?)
+// These two read text as it is stored: it need not be UTF-8, which is all that pgrx takes.
+raw_function!(kw_blind_index, pg_finfo_kw_blind_index, blind_index_text);
+raw_function!(kw_blind_index_bytea, pg_finfo_kw_blind_index_bytea, blind_index_bytea);
+
+fn blind_index_text(args: &Args) -> Result<pg_sys::Datum, Failure> {
+    blind_index(args, true)
 }
 
-#[pg_extern(stable, parallel_safe, cost = 100)]
-fn kw_blind_index_bytea(
-    relation: Option<Regclass>,
-    column_name: Option<&str>,
-    value: Option<&[u8]>,
-) -> Result<Option<Vec<Vec<u8>>>, ErrorReport> {
-    Ok(entries(relation, column_name, value, false)?)
+fn blind_index_bytea(args: &Args) -> Result<pg_sys::Datum, Failure> {
+    blind_index(args, false)
+}
+
+fn blind_index(args: &Args, is_text: bool) -> Result<pg_sys::Datum, Failure> {
+    revocation::poll();
+    let relation = required("relation", args.oid(0))?;
+    let name = required("column_name", args.bytes(1))?;
+    let name = std::str::from_utf8(name).map_err(|_| Failure::unknown("column", String::from_utf8_lossy(name)))?;
+    let Some(value) = args.bytes(2) else { return Ok(args.null()) };
+    varlena::array_of(entries(relation, name, value, is_text)?)
 }
 
 #[pg_extern(parallel_unsafe, cost = 100)]
@@ -49,11 +58,8 @@ fn kw_column_settle_index(relation: Option<Regclass>, column_name: Option<&str>)
 }
 
 /// One entry for each generation that rows may have.
-fn entries(relation: Option<Regclass>, name: Option<&str>, value: Option<&[u8]>, is_text: bool) -> Result<Option<Vec<Vec<u8>>>, Failure> {
-    revocation::poll();
-    let (relation, name) = (required("relation", relation)?, required("column_name", name)?);
-    let Some(value) = value else { return Ok(None) };
-    let column = protected::column(&protected::by_name(relation.0, name)?)?;
+fn entries(relation: pg_sys::Oid, name: &str, value: &[u8], is_text: bool) -> Result<Vec<Vec<u8>>, Failure> {
+    let column = protected::column(&protected::by_name(relation, name)?)?;
     grants::require(column.policy.id, &column.policy.name, Privilege::Index)?;
     let Some(index) = &column.index else {
         let hint = "Protect it with blind_index => 'index' or 'unique'.";
@@ -67,7 +73,7 @@ fn entries(relation: Option<Regclass>, name: Option<&str>, value: Option<&[u8]>,
     for generation in [Some(index.generation), index.old_generation].into_iter().flatten() {
         entries.extend(entry(&column, index, generation, value)?);
     }
-    Ok(Some(entries))
+    Ok(entries)
 }
 
 /// `None` when no row can have an entry of the generation: there is no key yet.

@@ -46,6 +46,12 @@ impl Args {
         Ok(self.bytes(n))
     }
 
+    /// An argument whose type is an oid.
+    pub(crate) fn oid(&self, n: usize) -> Option<pg_sys::Oid> {
+        // A by-value type lies in the low bytes of the datum.
+        self.datum(n).map(|datum| pg_sys::Oid::from_u32(u32::try_from(datum.value() & 0xffff_ffff).unwrap_or(0)))
+    }
+
     /// A `uuid` argument.
     pub(crate) fn uuid(&self, n: usize) -> Option<[u8; 16]> {
         // SAFETY: the caller names an argument of type uuid, which is passed as a pointer to 16 bytes.
@@ -198,6 +204,20 @@ impl Output {
     pub(crate) fn datum(self) -> pg_sys::Datum {
         pg_sys::Datum::from(self.ptr)
     }
+}
+
+/// A `bytea[]` of these items.
+pub(crate) fn array_of(items: Vec<Vec<u8>>) -> Result<pg_sys::Datum, Failure> {
+    let mut datums = Vec::with_capacity(items.len());
+    for item in items {
+        let mut output = Output::new(item.len())?;
+        output.bytes().copy_from_slice(&item);
+        datums.push(output.datum());
+    }
+    let n = i32::try_from(datums.len()).map_err(Failure::internal)?;
+    // SAFETY: so many datums of type bytea, whose length, passing and alignment these are. The array is a copy.
+    let array = unsafe { pg_sys::construct_array(datums.as_mut_ptr(), n, pg_sys::BYTEAOID, -1, false, pg_sys::TYPALIGN_INT.cast_signed()) };
+    Ok(pg_sys::Datum::from(array))
 }
 
 /// Defines an SQL function that gets its arguments as they come. `sql/values.sql` and `sql/columns/` declare them.
