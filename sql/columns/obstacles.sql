@@ -115,8 +115,12 @@ BEGIN
             SELECT format('table %s', c.conrelid::regclass),
                 format('It holds values of the column that would not open any more: drop it, or ALTER TABLE %s DROP CONSTRAINT %I;', c.conrelid::regclass, c.conname)
             FROM pg_constraint c
+            JOIN pg_class o ON o.oid = c.conrelid
+            JOIN pg_class k ON k.oid = relation
             WHERE c.conname = 'kw_sealed_' || column_hex AND c.contype = 'c'
                 AND c.conrelid NOT IN (SELECT t.member FROM kms_wrap.kw_column_tables(relation) t)
+                -- Such as a detached partition. Tables of others don't count: anybody may make one with the constraint.
+                AND pg_has_role(k.relowner, o.relowner, 'USAGE')
             ORDER BY 1
         LOOP
             RETURN NEXT;

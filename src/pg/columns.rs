@@ -11,6 +11,7 @@ use super::{
     grants::{self, Privilege},
     owner::as_owner,
     report::Failure,
+    spi,
 };
 use crate::core::scope;
 use pgrx::{
@@ -74,12 +75,18 @@ pub(crate) fn lookup(relation: Oid, column_name: Option<&str>) -> Result<Vec<Pro
     let table = check_owner(relation)?;
     let found = as_owner(|| column::find(relation, column_name))?;
     if let Some(copy) = found.iter().find(|c| !c.is_genuine) {
-        let holders = as_owner(|| column::holders(copy.uuid))?;
+        let holders: Vec<_> = as_owner(|| column::holders(copy.uuid))?.into_iter().map(|(table, _)| table).collect();
         return Err(Failure::state(
             format!("column \"{}\" of table {table} is marked as a protected column that other tables have too", copy.name),
             "Drop the kw_sealed_ constraint of tables that are copies, or give the protected table its old name.",
         )
         .detail(format!("Tables: {}.", holders.join(", "))));
+    }
+    // After a restore nothing is on record, and giving the column back needs to know its table to the end.
+    if spi::may_write() {
+        for c in found.iter().filter(|c| !c.is_recorded) {
+            as_owner(|| protected::record(c.uuid, relation))?;
+        }
     }
     Ok(found)
 }
@@ -115,7 +122,9 @@ pub(crate) fn progress(
 pub(crate) fn unregister(uuid: Uuid) -> Result<(), Failure> {
     let (id, name) = as_owner(|| column::policy(uuid))?.ok_or_else(|| Failure::unknown("protected column", uuid))?;
     grants::require(id, &name, Privilege::Decrypt)?;
-    let holders = as_owner(|| column::holders(uuid))?;
+    // A detached partition still has values. Tables of others don't count: anybody may make one with the constraint.
+    let holders: Vec<_> =
+        as_owner(|| column::holders(uuid))?.into_iter().filter_map(|(table, is_owners)| is_owners.then_some(table)).collect();
     if !holders.is_empty() {
         return Err(Failure::state(
             format!("protected column \"{uuid}\" still has values"),

@@ -175,6 +175,12 @@ pub(crate) fn session_start() -> Option<TimestampWithTimeZone> {
     TimestampWithTimeZone::try_from(start).ok()
 }
 
+/// Whether this transaction may write.
+pub(crate) fn may_write() -> bool {
+    // SAFETY: reads a variable of this process.
+    !in_recovery() && !unsafe { pg_sys::XactReadOnly }
+}
+
 /// Whether this server is a standby.
 pub(crate) fn in_recovery() -> bool {
     // SAFETY: reads a flag in shared memory.

@@ -30,13 +30,19 @@ pub(crate) struct Protected {
     pub(crate) is_validated: bool,
     /// Whether this is the table that was protected, as far as can be told: a copy of its definition has the constraint too.
     pub(crate) is_genuine: bool,
+    /// Whether a table is on record as the one that was protected.
+    pub(crate) is_recorded: bool,
 }
 
+// As sealing tells the table: the recorded one if it still exists; else the one of the recorded name, or the only one with the constraint.
 const FIND: &str = "SELECT v.column_name::pg_catalog.text, v.column_uuid, v.policy_name::pg_catalog.text, v.tenant_column::pg_catalog.text,
             v.original_type, v.storage, v.status, v.index_column::pg_catalog.text, v.decrypting_view::pg_catalog.oid,
-            v.rows_total, v.rows_done, p.last_key, v.trigger_state, v.is_validated, v.has_recorded_name OR NOT v.has_copies
+            v.rows_total, v.rows_done, p.last_key, v.trigger_state, v.is_validated,
+            CASE WHEN k.oid IS NULL THEN v.has_recorded_name OR NOT v.has_copies ELSE k.oid OPERATOR(pg_catalog.=) v.relation END, k.oid IS NOT NULL
      FROM kms_wrap.kw_protected_columns v
      JOIN kms_wrap.protected_columns p ON p.column_uuid OPERATOR(pg_catalog.=) v.column_uuid
+     LEFT JOIN kms_wrap.column_relations x ON x.column_uuid OPERATOR(pg_catalog.=) v.column_uuid
+     LEFT JOIN pg_catalog.pg_class k ON k.oid OPERATOR(pg_catalog.=) x.relation
      WHERE v.relation OPERATOR(pg_catalog.=) $1 AND ($2 IS NULL OR v.column_name OPERATOR(pg_catalog.=) $2::pg_catalog.name)
      ORDER BY v.column_name";
 
@@ -59,6 +65,7 @@ pub(crate) fn find(relation: Oid, column_name: Option<&str>) -> Result<Vec<Prote
             trigger_state: row.next()?,
             is_validated: row.next()?,
             is_genuine: row.next()?,
+            is_recorded: row.next()?,
         })
     })
 }
@@ -150,14 +157,18 @@ pub(crate) fn policy(column: Uuid) -> Result<Option<(i64, String)>, Failure> {
     Ok(spi::first(spi::select(POLICY, &[column.into()], |row| Ok((row.next()?, row.next()?)))?))
 }
 
-const HOLDERS: &str = "SELECT c.conrelid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_constraint c
+const HOLDERS: &str = "SELECT t.oid::pg_catalog.regclass::pg_catalog.text,
+            COALESCE((SELECT pg_catalog.pg_has_role(k.relowner, t.relowner, 'USAGE')
+                      FROM kms_wrap.column_relations x JOIN pg_catalog.pg_class k ON k.oid OPERATOR(pg_catalog.=) x.relation
+                      WHERE x.column_uuid OPERATOR(pg_catalog.=) $1), true)
+     FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_class t ON t.oid OPERATOR(pg_catalog.=) c.conrelid
      WHERE c.conname OPERATOR(pg_catalog.=)
          pg_catalog.concat('kw_sealed_', pg_catalog.replace($1::pg_catalog.text, '-', ''))::pg_catalog.name
        AND c.contype OPERATOR(pg_catalog.=) 'c' ORDER BY 1";
 
-/// Tables with the constraint that marks the column.
-pub(crate) fn holders(column: Uuid) -> Result<Vec<String>, Failure> {
-    spi::select(HOLDERS, &[column.into()], |row| row.next())
+/// Tables with the constraint that marks the column, and whether the owner of the one that was protected is an owner of them too.
+pub(crate) fn holders(column: Uuid) -> Result<Vec<(String, bool)>, Failure> {
+    spi::select(HOLDERS, &[column.into()], |row| Ok((row.next()?, row.next()?)))
 }
 
 const DELETE: &str = "DELETE FROM kms_wrap.protected_columns WHERE column_uuid OPERATOR(pg_catalog.=) $1";

@@ -98,9 +98,32 @@ SELECT kms_wrap.kw_column_unregister(:'uuid');
 \set VERBOSITY default
 RESET ROLE;
 SELECT relation, status, has_copies, has_recorded_name FROM kms_wrap.kw_protected_columns WHERE column_name = 'secret' ORDER BY relation::text;
--- The owner isn't disturbed by it.
+-- The owner isn't disturbed by it, under whatever name, nor when nothing is on record and the name tells the table.
 SET ROLE :alice;
 CALL kms_wrap.kw_encrypt_column('alice.t', 'secret');
+ALTER TABLE alice.t RENAME TO renamed;
+CALL kms_wrap.kw_encrypt_column('alice.renamed', 'secret');
+BEGIN;
+SELECT count(*) > 0 AS given_back FROM kms_wrap.kw_unprotect_column('alice.renamed', 'secret');
+ROLLBACK;
+ALTER TABLE alice.renamed RENAME TO t;
+RESET ROLE;
+TRUNCATE kms_wrap.column_relations;
+SET ROLE :alice;
+BEGIN READ ONLY;
+SELECT column_name FROM kms_wrap.kw_column_lookup('alice.t'::regclass) ORDER BY 1;
+COMMIT;
+BEGIN;
+SELECT count(*) > 0 AS given_back FROM kms_wrap.kw_unprotect_column('alice.t', 'secret');
+ROLLBACK;
+RESET ROLE;
+-- A table of the owner's own with the constraint may have values of the column.
+SET ROLE :alice;
+CREATE TABLE alice.copy (LIKE alice.t INCLUDING CONSTRAINTS);
+\set VERBOSITY terse
+SELECT count(*) > 0 AS given_back FROM kms_wrap.kw_unprotect_column('alice.t', 'secret');
+\set VERBOSITY default
+DROP TABLE alice.copy;
 RESET ROLE;
 DROP TABLE mallory.t;
 
