@@ -1,6 +1,6 @@
 //! What `provider_config.config` may hold for each kind, and the provider that it makes.
 
-use super::{Capabilities, Provider, credentials::CredentialDirectory, endpoint::Endpoint};
+use super::{Capabilities, Provider, credentials::CredentialDirectory, endpoint::Endpoint, pkcs11_pin::Pins};
 use serde_json::{Map, Value};
 use std::{path::PathBuf, rc::Rc};
 
@@ -13,6 +13,8 @@ pub struct Environment {
     pub allowed_endpoints: Vec<String>,
     /// PKCS#11 modules that may be loaded; none allows none.
     pub pkcs11_modules: Vec<PathBuf>,
+    /// Remembers refused PINs of PKCS#11 tokens; without it none is tried.
+    pub pins: Pins,
 }
 
 /// A field that cannot be used.
@@ -106,6 +108,7 @@ impl<'a> Fields<'a> {
 pub fn capabilities(kind: &str) -> Option<Capabilities> {
     match kind {
         super::local::KIND => Some(super::local::CAPABILITIES),
+        super::pkcs11::KIND => Some(super::pkcs11::CAPABILITIES),
         _ => None,
     }
 }
@@ -135,7 +138,10 @@ pub fn trust_domain(kind: &str, config: &Value, project_tenant: Option<&str>) ->
 ///
 /// # Errors
 /// [`ConfigError`] naming the field. A kind that this build does not have, and `local`, whose keys the caller holds, have no field: `kind`.
-pub fn provider(kind: &str, config: &Value, _environment: &Environment) -> Result<Rc<dyn Provider>, ConfigError> {
-    let _object = config.as_object().ok_or_else(|| ConfigError::new("config", "It must be a JSON object."))?;
-    Err(ConfigError::new("kind", format!("Kind {kind} is not one of those that this version has: {}.", kinds().join(", "))))
+pub fn provider(kind: &str, config: &Value, environment: &Environment) -> Result<Rc<dyn Provider>, ConfigError> {
+    let object = config.as_object().ok_or_else(|| ConfigError::new("config", "It must be a JSON object."))?;
+    match kind {
+        super::pkcs11::KIND => super::pkcs11::configure(object, environment),
+        _ => Err(ConfigError::new("kind", format!("Kind {kind} is not one of those that this version has: {}.", kinds().join(", ")))),
+    }
 }

@@ -9,7 +9,7 @@ use rustix::{
     process::geteuid,
 };
 use std::{
-    fs::File,
+    fs::{File, TryLockError},
     io::Read,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -73,6 +73,26 @@ impl CredentialDirectory {
     #[must_use]
     pub fn stamp(&self, name: &str) -> Option<Stamp> {
         is_name(name).then(|| std::fs::symlink_metadata(self.0.join(name)).ok()).flatten().map(|m| Stamp::of(&m))
+    }
+
+    /// Locks a credential file for as long as the answer is kept, so that one process at a time acts on what it says; `None` while another
+    /// has it. The stamp is that of the locked file: a file that has taken its name since has another one.
+    ///
+    /// # Errors
+    /// [`ProviderError::Denied`] naming the file and what is wrong with it.
+    pub fn try_lock(&self, name: &str) -> Result<Option<(File, Stamp)>, ProviderError> {
+        let path = self.0.join(name);
+        let denied = |why: &str| ProviderError::Denied(format!("Credential file \"{}\" {why}.", path.display()));
+        if !is_name(name) {
+            return Err(ProviderError::Denied("The configuration has no usable name of a credential file.".to_owned()));
+        }
+        let file = open(&path).map_err(|why| denied(&why))?;
+        let stamp = Stamp::of(&file.metadata().map_err(|_| denied("could not be examined"))?);
+        match file.try_lock() {
+            Ok(()) => Ok(Some((file, stamp))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(denied(&format!("could not be locked: {}", reason(&e)))),
+        }
     }
 
     fn read(&self, name: &str, forbidden: u32, limit: &str) -> Result<Credential, ProviderError> {

@@ -11,6 +11,12 @@ pub mod endpoint;
 pub mod entropy;
 pub mod http;
 pub mod local;
+pub mod pkcs11;
+pub mod pkcs11_crypto;
+pub mod pkcs11_error;
+pub mod pkcs11_keys;
+pub mod pkcs11_module;
+pub mod pkcs11_pin;
 pub mod root_key;
 pub mod spki;
 

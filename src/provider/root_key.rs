@@ -13,6 +13,7 @@ use std::{
 };
 
 const LABEL_FINGERPRINT: &[u8] = b"kms_wrap/v1/root-fingerprint\0";
+const LABEL_STAMP: &[u8] = b"kms_wrap/v1/file-stamp\0";
 
 /// Bytes of a root key file.
 pub const ROOT_KEY_LEN: usize = 32;
@@ -92,6 +93,21 @@ pub struct Stamp {
 impl Stamp {
     pub(super) fn of(m: &Metadata) -> Self {
         Self { dev: m.dev(), ino: m.ino(), mode: m.mode(), uid: m.uid(), ctime: (m.ctime(), m.ctime_nsec()) }
+    }
+
+    /// SHA-256 of it: what other processes can remember of a file without its name or contents.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let (seconds, nanoseconds) = self.ctime;
+        kdf::sha256(&[
+            LABEL_STAMP,
+            &self.dev.to_be_bytes(),
+            &self.ino.to_be_bytes(),
+            &self.mode.to_be_bytes(),
+            &self.uid.to_be_bytes(),
+            &seconds.to_be_bytes(),
+            &nanoseconds.to_be_bytes(),
+        ])
     }
 }
 

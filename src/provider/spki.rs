@@ -48,6 +48,23 @@ pub fn decode_public_key(algorithm: Algorithm, encoded: &str) -> Option<Vec<u8>>
     (encode_public_key(algorithm, &key)? == encoded).then_some(key)
 }
 
+/// An RSA public key as DER SubjectPublicKeyInfo (RFC 3279, section 2.3.1); `None` above 65,535 bytes. Takes the big-endian numbers with or
+/// without zeros in front.
+#[must_use]
+pub fn rsa(modulus: &[u8], exponent: &[u8]) -> Option<Vec<u8>> {
+    // 1.2.840.113549.1.1.1 with NULL parameters
+    let identifier = der(0x30, &[der(0x06, &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01])?, der(0x05, &[])?].concat())?;
+    let key = der(0x30, &[integer(modulus)?, integer(exponent)?].concat())?;
+    der(0x30, &[identifier, der(0x03, &[&[0], key.as_slice()].concat())?].concat())
+}
+
+/// A positive INTEGER in as few octets as it takes (X.690, section 8.3.2); `None` for zero.
+fn integer(number: &[u8]) -> Option<Vec<u8>> {
+    let digits = number.get(number.iter().position(|byte| *byte != 0)?..)?;
+    let sign: &[u8] = if digits.first()? & 0x80 == 0 { &[] } else { &[0] };
+    der(0x02, &[sign, digits].concat())
+}
+
 /// One DER element with a definite length (X.690, section 8.1.3); `None` above 65,535 bytes.
 fn der(tag: u8, content: &[u8]) -> Option<Vec<u8>> {
     let len = u16::try_from(content.len()).ok()?;
