@@ -116,17 +116,15 @@ pub fn normalise(normalisation: Normalisation, text: &[u8], is_utf8: bool) -> Re
     let mut lower = Vec::new();
     lower.try_reserve_exact(text.len().saturating_mul(3)).map_err(|_| Error::OutOfMemory)?;
     let characters = if is_utf8 { std::str::from_utf8(text).ok() } else { None };
-    Ok(Normalised::Changed(zeroize::Zeroizing::new(match characters {
-        Some(text) => {
-            drop(lower);
-            text.trim().to_lowercase().into_bytes()
-        }
-        None => {
-            lower.extend_from_slice(text.trim_ascii());
-            lower.make_ascii_lowercase();
-            lower
-        }
-    })))
+    let changed = if let Some(text) = characters {
+        drop(lower);
+        text.trim().to_lowercase().into_bytes()
+    } else {
+        lower.extend_from_slice(text.trim_ascii());
+        lower.make_ascii_lowercase();
+        lower
+    };
+    Ok(Normalised::Changed(zeroize::Zeroizing::new(changed)))
 }
 
 #[cfg(test)]

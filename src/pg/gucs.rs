@@ -177,6 +177,7 @@ pub(crate) fn environment() -> Environment {
         credentials: CredentialDirectory(credentials),
         allowed_endpoints: list(&ALLOWED_ENDPOINTS),
         pkcs11_modules: list(&PKCS11_MODULES).into_iter().map(PathBuf::from).collect(),
+        pins: super::pins::pins(),
     }
 }
 

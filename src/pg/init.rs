@@ -1,7 +1,7 @@
 //! What happens when the library is loaded: settings are defined, DISCARD ALL is listened to and, under
 //! shared_preload_libraries, shared memory asked for and the worker registered. No I/O, no keys.
 
-use super::{breaker, discard, gucs, worker};
+use super::{breaker, discard, gucs, pins, worker};
 use pgrx::{pg_guard, pg_sys};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,6 +25,7 @@ pub extern "C-unwind" fn _PG_init() {
     discard::listen();
     if preloading {
         breaker::share();
+        pins::share();
         worker::register();
     }
 }

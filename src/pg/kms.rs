@@ -4,6 +4,7 @@ use super::{
     catalog::key::Key,
     gucs,
     interrupt::block_on,
+    pins,
     remote::{self, Remote},
     report::Failure,
 };
@@ -130,6 +131,9 @@ fn each<I, T>(
 ) -> Result<Vec<Answered<T>>, Failure> {
     if parts.iter().all(|(key, _)| key.is_local()) {
         return Ok(parts.iter().map(|(key, items)| local(key, items)).collect());
+    }
+    for (key, _) in parts {
+        pins::check_kind(&key.key_ref.kind)?;
     }
     let ask = async |(key, items): &Part<'_, I>| {
         if key.is_local() {

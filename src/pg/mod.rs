@@ -42,6 +42,7 @@ mod make;
 mod oid_arg;
 mod open;
 mod owner;
+mod pins;
 mod protected;
 mod quickstart;
 mod remote;

@@ -4,7 +4,7 @@ use super::{
     catalog::setup::{self, NewProvider, Provider},
     gucs,
     interrupt::block_on,
-    remote,
+    pins, remote,
     report::Failure,
     setup::prove,
 };
@@ -28,6 +28,7 @@ pub(crate) fn add_provider(
     trust_domain: Option<&str>,
 ) -> Result<i64, Failure> {
     check_config(kind, &config)?;
+    pins::check_kind(kind)?;
     let domain = trust_domain.map_or_else(|| config::trust_domain(kind, &config, project_tenant), str::to_owned);
     let new = NewProvider {
         name,
@@ -75,6 +76,7 @@ pub(crate) fn add_key(
     purpose: &str,
     key_version: Option<&str>,
 ) -> Result<i64, Failure> {
+    pins::check_kind(&found.kind)?;
     let failed = |e: ProviderError| Failure::provider(provider, &e);
     let remote = remote::of(found.id, provider, &found.kind, &found.config.to_string()).map_err(failed)?;
     let described = block_on(remote.call(1, |p| p.describe(external_key_ref, key_version, algorithm)))?.map_err(failed)?;

@@ -38,7 +38,9 @@ pub(crate) fn count(column: [u8; 16]) -> Result<(), Failure> {
 pub(super) fn hand_up(subtransaction: pg_sys::SubTransactionId, parent: pg_sys::SubTransactionId) {
     COUNTS.with_borrow_mut(|counts| {
         let (own, mut rest): (Vec<_>, Vec<_>) = counts.drain(..).partition(|c| c.subtransaction == subtransaction);
-        own.into_iter().for_each(|count| add(&mut rest, Count { subtransaction: parent, ..count }));
+        for count in own {
+            add(&mut rest, Count { subtransaction: parent, ..count });
+        }
         *counts = rest;
     });
 }
