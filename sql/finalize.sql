@@ -4,11 +4,13 @@ COMMENT ON FUNCTION kms_wrap.kw_create_root_key IS
 COMMENT ON FUNCTION kms_wrap.kw_rotate_root_key IS
     'Seals every key of a local provider under another root key file, which must exist on every standby too, and points the provider to it; returns the number of keys. The old file stays: remove it by hand when kw_health() says that nothing needs it. Superusers only. 42501, 42704, 22023 in use already, 58000 or 38000 root key file missing or unfit.';
 COMMENT ON FUNCTION kms_wrap.kw_add_provider IS
-    'Registers a key provider and returns the id of its row. config has no secret: for kind local {"root_key": "<file name>"}. 22023 kind or config, 42710 name or place taken, 58000 or 38000 root key file missing or unfit.';
+    'Registers a key provider and returns the id of its row. config has no secret: for kind local {"root_key": "<file name>"}; for remote kinds endpoint or module, and names of credential files. Asks no remote provider. 22023 kind or config, naming the field; 42710 name or place taken; 55000 pkcs11 without preload; 58000 or 38000 root key file missing or unfit.';
+COMMENT ON FUNCTION kms_wrap.kw_set_provider_config IS
+    'Gives a remote provider another configuration, in force in all sessions when the transaction commits. What wrappers know it by stays. 22023 config, naming the field, or a local provider; 42704 provider.';
 COMMENT ON FUNCTION kms_wrap.kw_create_local_key IS
     'Makes a key of a local provider, sealed under its root key, and returns its id in kms_keys. Algorithms: XAES-256-GCM for kms1 and kms2; ML-KEM-768, ML-KEM-1024 or X-Wing for layers. 22023 algorithm, 42704 provider or algorithm, 42710 key_id taken, 58000 or 38000 root key file missing or unfit.';
 COMMENT ON FUNCTION kms_wrap.kw_add_kms_key IS
-    'Registers a key that exists at a provider and returns its id in kms_keys. Its reference cannot change once a wrapper uses it. 22023, 42704 provider or key, 42710.';
+    'Registers a key that exists at a provider and returns its id in kms_keys. A remote provider is asked what the key is; its name (aliases resolved), version and public key are pinned, and a share is wrapped and opened. Its reference cannot change once a wrapper uses it. 22023, 42704 provider or key, 42710, 38000 the provider has no such key or refuses, 58000 it cannot be reached.';
 COMMENT ON FUNCTION kms_wrap.kw_set_key_status IS
     'Sets the status of a key: active (wraps and opens), retired (opens), compromised (opens only to be rewrapped away), disabled (nothing), destroyed (nothing, final, only without live wrappers). 42704, 22023, 55000 change not allowed.';
 COMMENT ON FUNCTION kms_wrap.kw_create_policy IS

@@ -45,6 +45,13 @@ impl Cluster {
     /// A new cluster with these settings (`("name", "value")`), started. The database is `postgres`, the superuser
     /// too.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
+        let cluster = Self::empty_with(settings);
+        cluster.up();
+        cluster
+    }
+
+    /// The same, not started yet.
+    pub(crate) fn empty_with(settings: &[(&str, &str)]) -> Self {
         let cluster = Self::empty();
         cluster.run("initdb", &["-U", "postgres", "-A", "trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-D", &cluster.data()]);
         cluster.set(&[
@@ -55,7 +62,6 @@ impl Cluster {
             ("log_line_prefix", "%m [%p] "),
         ]);
         cluster.set(settings);
-        cluster.up();
         cluster
     }
 
@@ -303,7 +309,8 @@ impl Cluster {
         text_of(&command, &output)
     }
 
-    fn run_program(&self, program: &Path, arguments: &[&str]) -> String {
+    /// Runs any program as the server's user; it has to succeed. Gives what it printed.
+    pub(crate) fn run_program(&self, program: &Path, arguments: &[&str]) -> String {
         let mut command = self.command_of(program);
         command.args(arguments);
         let output = self.feed(&mut command, b"");

@@ -43,7 +43,7 @@ CREATE VIEW shown AS
     UNION ALL SELECT 'sym_key', t::text FROM kms_wrap.sym_key t
     UNION ALL SELECT 'asym_key', t::text FROM kms_wrap.asym_key t
     UNION ALL SELECT 'rewrap_jobs', t::text FROM kms_wrap.rewrap_jobs t
-    UNION ALL SELECT 'server log', pg_read_file(current_setting('data_directory') || '/../log')
+    UNION ALL SELECT 'server log', convert_from(pg_read_binary_file(current_setting('data_directory') || '/../log'), 'LATIN1')
     UNION ALL SELECT 'views', t::text FROM kms_wrap.vw_key_wrappers t;
 CREATE TEMP TABLE secrets AS
     SELECT 'DEK' AS secret, encode(sha256('a DEK that must not be found'), 'hex') AS hex

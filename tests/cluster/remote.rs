@@ -1,0 +1,218 @@
+//! Wrappers under keys of two real KMS: opened, refused and opened by the other path when one is away, and moved there and back.
+
+use crate::harness::wait_until;
+use crate::servers::Site;
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// A wrapper of a policy, made in a session of its own.
+fn wrapper(site: &Site, policy: &str) -> String {
+    site.value(&format!("SELECT kms_wrap.kw_wrap_dek('{policy}')"))
+}
+
+fn unwrap(wrapper: &str) -> String {
+    format!("SELECT length(kms_wrap.kw_unwrap('{wrapper}'))")
+}
+
+#[test]
+fn split_needs_both_and_redundant_either() {
+    let site = Site::start(&[("kms_wrap.kms_timeout", "2s")]);
+    let (split, redundant) = (wrapper(&site, "split"), wrapper(&site, "redundant"));
+    assert_eq!(site.value(&unwrap(&split)), "32");
+    let described = site.value(&format!("SELECT string_agg(detail, ' ') FROM kms_wrap.kw_describe_wrapper('{split}') d (topic, detail)"));
+    assert!(described.contains("openbao") && described.contains("pkcs11"), "{described}");
+
+    site.bao.signal("STOP");
+    let start = Instant::now();
+    let error = site.cluster.psql(&unwrap(&split)).unwrap_err();
+    assert_eq!((error.sqlstate.as_str(), error.message.as_str()), ("58000", "could not reach key provider \"bao\""));
+    assert!(start.elapsed() < Duration::from_secs(4), "one deadline, not more: {:?}", start.elapsed());
+    // The breaker is open for all sessions now: nobody waits again.
+    let mut session = site.cluster.session("postgres");
+    session.query("SELECT 1").unwrap();
+    let start = Instant::now();
+    assert_eq!(session.query(&unwrap(&split)).unwrap_err().sqlstate, "58000");
+    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    assert_eq!(session.query(&unwrap(&redundant)).unwrap(), "32");
+
+    site.bao.signal("CONT");
+    wait_until("the breaker tries again", || site.sqlstate(&unwrap(&split)).is_empty());
+
+    // A seal is an outage; a policy that forbids is not, and no other path makes up for it.
+    site.bao.api("PUT", "sys/seal", &json!({}));
+    assert_eq!(site.sqlstate(&unwrap(&split)), "58000");
+    assert_eq!(site.value(&unwrap(&redundant)), "32");
+}
+
+#[test]
+fn what_does_not_verify_is_no_outage() {
+    let site = Site::start(&[]);
+    let (redundant, other) = (wrapper(&site, "redundant"), wrapper(&site, "redundant"));
+    // Another wrapper's blob: the provider rejects it, since it is bound to another slot.
+    let swap = format!(
+        "UPDATE kms_wrap.key_wrappers w SET dek_wrap1 = replaced FROM (
+             SELECT decode(replace(encode(w.dek_wrap1, 'hex'), encode(a, 'hex'), encode(b, 'hex')), 'hex') AS replaced
+             FROM kms_wrap.key_wrappers w,
+                  (SELECT substring(dek_wrap1 FROM position('vault:v1:'::bytea IN dek_wrap1) FOR 89) FROM kms_wrap.key_wrappers WHERE wrapper_uuid = '{redundant}') x (a),
+                  (SELECT substring(dek_wrap1 FROM position('vault:v1:'::bytea IN dek_wrap1) FOR 89) FROM kms_wrap.key_wrappers WHERE wrapper_uuid = '{other}') y (b)
+             WHERE w.wrapper_uuid = '{redundant}') s
+         WHERE w.wrapper_uuid = '{redundant}' AND w.dek_wrap1 <> replaced RETURNING 1"
+    );
+    assert_eq!(site.value(&swap), "1");
+    assert_eq!(site.sqlstate(&unwrap(&redundant)), "39000", "the other path is there, and not taken");
+    assert_eq!(site.value(&unwrap(&other)), "32");
+    assert!(site.cluster.log().contains("key provider \"bao\" rejected 1 wrapped share"), "no alarm in the log");
+}
+
+#[test]
+fn a_waiting_call_ends_at_once_and_makes_no_thread() {
+    let site = Site::start(&[("kms_wrap.kms_timeout", "60s")]);
+    let split = wrapper(&site, "split");
+    let threads = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().count();
+    for stop in ["pg_cancel_backend", "pg_terminate_backend", "timeout"] {
+        let mut session = site.cluster.session("postgres");
+        assert_eq!(session.query(&unwrap(&split)).unwrap(), "32");
+        assert_eq!(threads(session.pid()), 1, "after a call");
+        if stop == "timeout" {
+            session.query("SET statement_timeout = '300ms'").unwrap();
+        }
+        site.bao.signal("STOP");
+        let start = Instant::now();
+        session.send(&unwrap(&split));
+        std::thread::sleep(Duration::from_millis(250));
+        assert_eq!(threads(session.pid()), 1, "during a call");
+        let pid = session.pid();
+        let stopped = Instant::now();
+        if stop != "timeout" {
+            site.value(&format!("SELECT {stop}({pid})"));
+        }
+        let error = session.finish().unwrap_err();
+        let waited = if stop == "timeout" { start.elapsed().saturating_sub(Duration::from_millis(300)) } else { stopped.elapsed() };
+        assert!(waited < Duration::from_millis(400), "{stop}: {waited:?}");
+        assert_ne!(error.sqlstate, "58000", "{stop}");
+        site.bao.signal("CONT");
+        // The session whose call was dropped, and others, go on.
+        if stop == "pg_cancel_backend" {
+            assert_eq!(session.query(&unwrap(&split)).unwrap(), "32");
+        }
+    }
+}
+
+#[test]
+fn a_changed_configuration_counts_at_commit() {
+    let site = Site::start(&[("kms_wrap.kms_timeout", "1s")]);
+    let split = wrapper(&site, "split");
+    let mut session = site.cluster.session("postgres");
+    assert_eq!(session.query(&unwrap(&split)).unwrap(), "32");
+    let set = |config: &str| format!("SELECT kms_wrap.kw_set_provider_config('bao', '{config}')");
+    let wrong = site.bao_config().replace(&site.bao.port.to_string(), "1");
+    site.value(&format!("BEGIN; {}; ROLLBACK", set(&wrong)));
+    assert_eq!(session.query(&unwrap(&split)).unwrap(), "32");
+    site.value(&set(&wrong));
+    assert_eq!(session.query(&unwrap(&split)).unwrap_err().sqlstate, "58000");
+    site.value(&set(&site.bao_config()));
+    wait_until("the right endpoint is asked", || session.query(&unwrap(&split)).is_ok());
+    // What settings allow counts for what is there already.
+    site.cluster.set(&[("kms_wrap.allowed_endpoints", "https://kms.example:*")]);
+    site.cluster.reload();
+    wait_until("the setting arrives", || site.sqlstate(&unwrap(&split)) == "38000");
+}
+
+/// A held DEK and its provider gone: what each policy says.
+#[test]
+fn an_outage_policy_decides_about_held_deks() {
+    let site = Site::start(&[("kms_wrap.kms_timeout", "500ms"), ("kms_wrap.cache_ttl", "2s")]);
+    let sealed = site.value("SELECT kms_wrap.kw_encrypt('x', 'split')");
+    let open = format!("SELECT convert_from(kms_wrap.kw_decrypt('{sealed}'), 'UTF8')");
+    let set = |outage: &str| {
+        site.value(&format!("UPDATE kms_wrap.encryption_policies SET outage = '{outage}', stale_for = '1 h' WHERE policy_name = 'split'"));
+    };
+    let mut holder = site.cluster.session("postgres");
+    for (outage, at_once, later) in [("fail", "58000", "58000"), ("cache", "", "58000"), ("stale", "", "")] {
+        set(outage);
+        wait_until("the provider is back", || site.sqlstate(&open).is_empty());
+        let state = |session: &mut crate::harness::Session| session.query(&open).map_or_else(|error| error.sqlstate, |_| String::new());
+        wait_until("it opens", || state(&mut holder).is_empty());
+        site.bao.signal("STOP");
+        // Somebody who holds nothing finds the outage.
+        assert_eq!(site.sqlstate(&open), "58000");
+        assert_eq!(state(&mut holder), at_once, "{outage}");
+        std::thread::sleep(Duration::from_millis(2500));
+        assert_eq!(state(&mut holder), later, "{outage}, after the time to live");
+        site.bao.signal("CONT");
+    }
+}
+
+/// From local keys to the two KMS and back while values are written and read, OpenBao being killed in between.
+#[test]
+fn all_wrappers_move_there_and_back_under_a_workload() {
+    let mut site = Site::start(&[("kms_wrap.worker_databases", "postgres"), ("kms_wrap.kms_timeout", "2s")]);
+    site.value(
+        "CREATE TABLE people (id integer PRIMARY KEY, name text);
+         INSERT INTO people SELECT i, 'name ' || i FROM generate_series(1, 200) i;
+         SELECT FROM kms_wrap.kw_protect_column('people', 'name');
+         CALL kms_wrap.kw_encrypt_column('people', 'name');
+         CREATE TABLE deks AS SELECT kms_wrap.kw_wrap_dek() AS wrapper FROM generate_series(1, 400);
+         ALTER TABLE deks ADD sha256 bytea;
+         UPDATE deks SET sha256 = sha256(kms_wrap.kw_unwrap(wrapper));
+         SELECT kms_wrap.kw_policy_add_key('default', 'kms1', 1003), kms_wrap.kw_policy_add_key('default', 'kms2', 1004)",
+    );
+    let mut writer = site.cluster.session("postgres");
+    writer.send(
+        "DO $$ BEGIN FOR i IN 1..400 LOOP
+             UPDATE people SET name = 'new ' || id WHERE id = 1 + i % 200;
+             PERFORM count(*) FROM people_decrypted WHERE name LIKE 'n%' HAVING count(*) <> 200;
+             IF FOUND THEN RAISE EXCEPTION 'a row is missing'; END IF;
+             PERFORM pg_sleep(0.02);
+             COMMIT;
+         END LOOP; END $$",
+    );
+    for (from, to, kill) in [((1000, 1001), (1003, 1004), true), ((1003, 1004), (1000, 1001), false)] {
+        for (slot, from, to) in [("kms1", from.0, to.0), ("kms2", from.1, to.1)] {
+            site.value(&format!("SELECT kms_wrap.kw_set_key_status({from}, 'retired'), kms_wrap.kw_set_key_status({to}, 'active')"));
+            let campaign = site.value(&format!("SELECT kms_wrap.kw_schedule_rewrap(from_key => {from}, target_{slot} => {to})"));
+            if kill && slot == "kms1" {
+                site.bao.kill();
+                std::thread::sleep(Duration::from_millis(300));
+                site.bao.start_again();
+            }
+            let end = format!("SELECT status, failed FROM kms_wrap.rewrap_campaigns WHERE id = {campaign}");
+            wait_until("the campaign ends", || site.value(&end) == "done|0");
+        }
+        let under = format!("SELECT count(*) FILTER (WHERE (kms1_key_id, kms2_key_id) = ({}, {})) = count(*) FROM kms_wrap.key_wrappers", to.0, to.1);
+        assert_eq!(site.value(&under), "t");
+        assert_eq!(site.value("SELECT count(*) FROM deks WHERE sha256(kms_wrap.kw_unwrap(wrapper)) = sha256"), "400");
+        assert_eq!(site.value("SELECT count(*) FROM kms_wrap.kw_verify() WHERE NOT ok"), "0");
+    }
+    writer.finish().unwrap();
+}
+
+/// Many sessions at one token, a wrong PIN among them.
+#[test]
+fn a_wrong_pin_is_tried_once_by_all_sessions() {
+    let site = Site::start(&[]);
+    let redundant = wrapper(&site, "split");
+    site.credential("pin", b"9999\n");
+    let mut sessions: Vec<_> = (0..8).map(|_| site.cluster.session("postgres")).collect();
+    for session in &mut sessions {
+        session.send(&unwrap(&redundant));
+    }
+    for session in &mut sessions {
+        assert_eq!(session.finish().unwrap_err().sqlstate, "38000");
+    }
+    site.credential("pin", b"1234\n");
+    for session in &mut sessions {
+        assert_eq!(session.query(&unwrap(&redundant)).unwrap(), "32");
+    }
+}
+
+#[test]
+fn without_preload_there_is_no_pkcs11() {
+    let site = Site::bare(&[("shared_preload_libraries", "")]);
+    site.value("CREATE EXTENSION kms_wrap");
+    let add = format!("SELECT kms_wrap.kw_add_provider('hsm', 'pkcs11', '{}')", crate::servers::hsm_config());
+    // The library's settings are known once it is loaded.
+    assert_eq!(site.sqlstate(&add), "55000");
+    // All else works, the breaker in each session for itself.
+    site.value(&format!("SELECT kms_wrap.kw_add_provider('bao', 'openbao', '{}'); SELECT kms_wrap.kw_add_kms_key('bao', 'app', 'AES-256-GCM')", site.bao_config()));
+}
