@@ -109,6 +109,7 @@ pub fn capabilities(kind: &str) -> Option<Capabilities> {
     match kind {
         super::local::KIND => Some(super::local::CAPABILITIES),
         super::pkcs11::KIND => Some(super::pkcs11::CAPABILITIES),
+        "openbao" | "vault" => Some(super::transit::CAPABILITIES),
         _ => None,
     }
 }
@@ -142,6 +143,7 @@ pub fn provider(kind: &str, config: &Value, environment: &Environment) -> Result
     let object = config.as_object().ok_or_else(|| ConfigError::new("config", "It must be a JSON object."))?;
     match kind {
         super::pkcs11::KIND => super::pkcs11::configure(object, environment),
+        "openbao" | "vault" => super::transit::configure(kind, object, environment),
         _ => Err(ConfigError::new("kind", format!("Kind {kind} is not one of those that this version has: {}.", kinds().join(", ")))),
     }
 }

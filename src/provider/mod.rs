@@ -19,6 +19,9 @@ pub mod pkcs11_module;
 pub mod pkcs11_pin;
 pub mod root_key;
 pub mod spki;
+pub mod transit;
+mod transit_auth;
+mod transit_wire;
 
 use crate::core::{kem::SharedSecret, secret::Share, slot::KeyRef, suite::Algorithm};
 use std::{future::Future, pin::Pin};

@@ -1,0 +1,20 @@
+//! Providers against servers that speak their protocols, and against doubles for what real servers cannot be made to do.
+//!
+//! `tests/run providers` fetches the servers and says by environment variables where they are. Tests run one at a time, since they count the
+//! threads of the process.
+
+// A test stops at the first thing that is not as it should be.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+// Measurements are shown.
+#![allow(clippy::print_stderr)]
+
+mod bao;
+mod conformance;
+mod double;
+mod fixture;
+mod local;
+mod transit;
+mod transit_auth;
+mod transit_double;
+mod transit_outage;
+mod transit_speed;
