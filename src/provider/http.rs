@@ -154,10 +154,9 @@ fn reason(error: &reqwest::Error) -> String {
             };
         }
         if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            // rustls errors travel inside of I/O errors.
-            let inner = io.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
-            match inner {
+            match tls_inside(io) {
                 Some(rustls::Error::InvalidCertificate(_)) => return "the server's certificate is not trusted".to_owned(),
+                Some(rustls::Error::AlertReceived(_)) => return "the server ended the TLS handshake".to_owned(),
                 Some(_) => return "TLS failed".to_owned(),
                 None if cause.source().is_none() => return super::root_key::reason(io),
                 None => {}
@@ -172,6 +171,12 @@ fn reason(error: &reqwest::Error) -> String {
         _ => "the request failed",
     };
     what.to_owned()
+}
+
+/// The TLS error that travels inside of an I/O error, or inside of one inside of it.
+fn tls_inside(error: &std::io::Error) -> Option<&rustls::Error> {
+    let inner = error.get_ref()?;
+    inner.downcast_ref().or_else(|| tls_inside(inner.downcast_ref()?))
 }
 
 fn tls_config(tls: &Tls, credentials: &CredentialDirectory) -> Result<ClientConfig, ProviderError> {
