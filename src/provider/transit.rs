@@ -5,6 +5,8 @@
 //!
 //! Encryption under an unknown name makes a key of that name, unless the policy or the engine's configuration forbids it. Every request
 //! therefore names a type for that key which does not exist: the engine ignores it for a key that is there, and refuses to make one.
+//!
+//! Keys that derive another key for each context are refused. Whether a key may be exported or backed up in plaintext is its owner's decision.
 
 use super::{
     Answer, Capabilities, Description, Provider, ProviderError, ProviderKey, ToOpen, ToWrap,

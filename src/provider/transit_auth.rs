@@ -169,9 +169,9 @@ impl Auth {
         let Some(lease) = held.lease.as_ref().filter(|lease| now >= lease.renew_at) else { return Ok(held) };
         if lease.renewable && now < lease.ends {
             let reply = self.send(http, Method::POST, "/v1/auth/token/renew-self", Some(&held), None).await;
-            let renewed = reply.and_then(|reply| self.granted(http, &reply, Some(lease.granted)));
+            let renewed = reply.and_then(|reply| granted(http, &reply, Some(lease.granted)));
             if let Ok(renewed) = renewed
-                && renewed.lease.as_ref().is_none_or(|new| new.ends.saturating_duration_since(now) >= lease.granted / 2)
+                && renewed.lease.as_ref().is_none_or(|new| new.ends.saturating_duration_since(now).saturating_mul(2) >= lease.granted)
             {
                 return Ok(self.keep(renewed));
             }
@@ -192,23 +192,7 @@ impl Auth {
             Source::Kubernetes { path, role, jwt_file } => (path, object([("role", role), ("jwt", &self.secret(jwt_file)?)])?),
         };
         let reply = self.send(http, Method::POST, path, None, Some(body)).await?;
-        Ok(self.keep(self.granted(http, &reply, None)?))
-    }
-
-    fn granted(&self, http: &Http, reply: &Reply, granted: Option<Duration>) -> Result<Session, ProviderError> {
-        let login = format!("Login at {}", http.endpoint().origin());
-        match reply.status {
-            200 => {}
-            // How a wrong role, secret id or service account token is answered.
-            400 | 401 => return Err(ProviderError::Denied(format!("{login}: role or credentials were refused."))),
-            404 => return Err(ProviderError::Denied(format!("{login}: nothing is mounted at auth_mount."))),
-            status => return Err(status_error(status, &login)),
-        }
-        let auth = serde_json::from_slice::<Login<'_>>(&reply.body).ok().map(|answer| answer.auth);
-        let auth = auth.filter(|auth| !auth.client_token.is_empty());
-        let auth = auth.ok_or_else(|| ProviderError::Malformed(format!("{login}: the answer has no token.")))?;
-        let lease = Lease::new(auth.lease_duration, granted, auth.renewable);
-        Ok(Session { token: Zeroizing::new(auth.client_token.to_owned()), stamp: None, lease })
+        Ok(self.keep(granted(http, &reply, None)?))
     }
 
     fn secret(&self, name: &str) -> Result<Zeroizing<String>, ProviderError> {
@@ -220,6 +204,25 @@ impl Auth {
         *self.session.borrow_mut() = Some(Rc::clone(&session));
         session
     }
+}
+
+/// The token that a login or a renewal gives. `granted` is the lease that the login gave, when this is a renewal.
+fn granted(http: &Http, reply: &Reply, granted: Option<Duration>) -> Result<Session, ProviderError> {
+    let login = format!("Login at {}", http.endpoint().origin());
+    match reply.status {
+        200 => {}
+        // How a wrong role, secret id or service account token is answered.
+        400 | 401 => return Err(ProviderError::Denied(format!("{login}: role or credentials were refused."))),
+        404 => return Err(ProviderError::Denied(format!("{login}: nothing is mounted at auth_mount."))),
+        status => return Err(status_error(status, &login)),
+    }
+    let auth = serde_json::from_slice::<Login<'_>>(&reply.body).ok().map(|answer| answer.auth);
+    // A token that no header can carry would be kept for the time of its lease, and fail each call.
+    let fits = |token: &str| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    let auth = auth.filter(|auth| fits(auth.client_token));
+    let auth = auth.ok_or_else(|| ProviderError::Malformed(format!("{login}: the answer has no token.")))?;
+    let lease = Lease::new(auth.lease_duration, granted, auth.renewable);
+    Ok(Session { token: Zeroizing::new(auth.client_token.to_owned()), stamp: None, lease })
 }
 
 fn file(fields: &mut Fields<'_>, field: &'static str) -> Result<String, ConfigError> {
