@@ -9,6 +9,7 @@ tier_lint() {
     check "lint/clippy of the core" cargo clippy -q --no-default-features --all-targets -- -D warnings
     # On its own, because what plain `cargo test` skips `--all-targets` skips too.
     check "lint/clippy of the cluster tests" cargo clippy -q --no-default-features --test cluster -- -D warnings
+    check "lint/clippy of the provider tests" cargo clippy -q --no-default-features --test providers -- -D warnings
     check "lint/clippy of the extension" cargo clippy -q --no-default-features --features "$pg" --lib --bins -- -D warnings
     check "lint/rustdoc of the core" rustdoc_of --no-default-features
     check "lint/rustdoc of the extension" rustdoc_of --no-default-features --features "$pg"

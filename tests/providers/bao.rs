@@ -1,6 +1,6 @@
 //! An OpenBao server of a test's own: TLS, storage that survives a kill, unsealed by itself.
 
-use crate::fixture::{Directory, wait_until};
+use super::fixture::{Directory, wait_until};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -73,7 +73,7 @@ disable_mlock = true
         let mut bao = Self { directory, port, root: String::new(), server };
         bao.wait_for_listener();
         let made = bao.api("PUT", "sys/init", &json!({"recovery_shares": 1, "recovery_threshold": 1}));
-        bao.root = made["root_token"].as_str().expect("a root token").to_owned();
+        made["root_token"].as_str().expect("a root token").clone_into(&mut bao.root);
         bao.directory.write("token", format!("{}\n", bao.root).as_bytes());
         bao.wait_until_active();
         bao.api("POST", "sys/mounts/transit", &json!({"type": "transit"}));

@@ -2,7 +2,9 @@
 
 use kms_wrap::{
     core::secret::Share,
-    provider::{Provider, ProviderError, config, config::Environment, credentials::CredentialDirectory, entropy::SystemEntropy, pkcs11_pin::Pins},
+    provider::{
+        Provider, ProviderError, config, config::Environment, credentials::CredentialDirectory, entropy::SystemEntropy, pkcs11_pin::Pins,
+    },
 };
 use serde_json::Value;
 use std::{
@@ -112,7 +114,8 @@ pub(crate) fn are(opened: &[Option<Share>], items: &[(Share, Vec<u8>)]) -> bool 
 pub(crate) fn failure<T>(result: Result<T, ProviderError>, secrets: &[&str]) -> &'static str {
     let Err(error) = result else { return "ok" };
     let text = error.detail();
-    assert!(text.ends_with('.') && !text.ends_with("..") && text.chars().next().is_some_and(|c| !c.is_lowercase()), "no sentence: {text}");
+    let begins = text.starts_with("https://") || text.starts_with("http://") || text.chars().next().is_some_and(|c| !c.is_lowercase());
+    assert!(begins && text.ends_with('.') && !text.ends_with(".."), "no sentence: {text}");
     assert!(text.len() < 400, "too long: {text}");
     for secret in secrets {
         assert!(!text.contains(secret), "{text}");

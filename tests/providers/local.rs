@@ -24,7 +24,11 @@ struct WithKeys {
 impl WithKeys {
     fn key(&self, key: ProviderKey<'_>) -> Result<&SealedKey, ProviderError> {
         let held = self.keys.get(key.name).ok_or_else(|| ProviderError::NotFound("No such row.".to_owned()))?;
-        if held.identity.algorithm == key.algorithm { Ok(held) } else { Err(ProviderError::Denied("The row has another algorithm.".to_owned())) }
+        if held.identity.algorithm == key.algorithm {
+            Ok(held)
+        } else {
+            Err(ProviderError::Denied("The row has another algorithm.".to_owned()))
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use crate::{
     conformance::{self, Keys},
     fixture::{Directory, are, failure, run, shares, to_open, to_wrap},
 };
+use base64::{Engine, engine::general_purpose::STANDARD};
 use kms_wrap::{
     core::suite::Algorithm,
     provider::{Provider, ProviderKey, config},
@@ -78,7 +79,9 @@ fn names_stay_in_their_place() {
         bao.key("k1", "aes256-gcm96");
         let provider = provider(&bao);
         let items = shares(1);
-        for name in ["", ".", "..", "../keys/k1", "k1/../k1", "k1/config", "%2e%2e", "k1%2Fconfig", "k1?x=1", "k1#", "k 1", "k\u{e9}", "k1\\"] {
+        for name in
+            ["", ".", "..", "../keys/k1", "k1/../k1", "k1/config", "%2e%2e", "k1%2Fconfig", "k1?x=1", "k1#", "k 1", "k\u{e9}", "k1\\"]
+        {
             assert_eq!(failure(provider.wrap(aes(name, "1"), &to_wrap(&items)).await, &[]), "not_found", "{name}");
             assert_eq!(failure(provider.describe(name, None, Algorithm::Aes256Gcm).await, &[]), "not_found", "{name}");
         }
@@ -138,8 +141,7 @@ fn the_public_key_is_the_keys_own() {
         openssl.args(["pkeyutl", "-encrypt", "-pubin", "-keyform", "DER", "-inkey", "spki", "-in", "share"]).args(options.as_flattened());
         let output = openssl.current_dir(directory.path()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        use base64::Engine;
-        let blob = format!("vault:v1:{}", base64::engine::general_purpose::STANDARD.encode(output.stdout)).into_bytes();
+        let blob = format!("vault:v1:{}", STANDARD.encode(output.stdout)).into_bytes();
         let key = ProviderKey { algorithm: Algorithm::RsaOaepSha256, ..aes("r1", "2") };
         assert!(are(&provider.unwrap(key, &to_open(&[blob], &items)).await.unwrap(), &items));
     });
