@@ -2,7 +2,7 @@
 //!
 //! In shared memory when the library is preloaded, so that all sessions and the worker see one state; else each session has its own.
 
-use super::{init, revocation};
+use super::init;
 use crate::provider::ProviderError;
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_guard, pg_sys};
 use std::{cell::RefCell, time::Duration};
@@ -135,7 +135,7 @@ impl Breaker {
 
     /// Lets a call through, or says why not. After the pause one call tries; the others wait for what it finds.
     pub(crate) fn admit(&self) -> Result<Admitted<'_>, ProviderError> {
-        let now = revocation::now();
+        let now = clock();
         let waits = self.with(|state, _| {
             state.asked = now;
             let until = if now < state.open_until { state.open_until } else { state.probing_until };
@@ -165,6 +165,15 @@ impl Breaker {
     }
 }
 
+/// Microseconds. Of the clock, since the worker asks providers outside of any statement.
+fn clock() -> i64 {
+    // SAFETY: asks the clock; raises no error.
+    #[allow(unsafe_code)]
+    unsafe {
+        pg_sys::GetCurrentTimestamp()
+    }
+}
+
 fn times(n: u32) -> String {
     if n == 1 { "time".to_owned() } else { format!("{n} times") }
 }
@@ -179,7 +188,7 @@ impl Admitted<'_> {
     /// Takes note of how it ended. A refusal is an answer too: only an outage opens the breaker.
     pub(crate) fn record(mut self, error: Option<&ProviderError>, took: Duration) {
         self.recorded = true;
-        let now = revocation::now();
+        let now = clock();
         self.breaker.with(|state, changes| {
             state.probing_until = 0;
             let Some(outage) = error.filter(|e| e.is_outage()) else {

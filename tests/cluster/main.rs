@@ -24,6 +24,8 @@ mod jobs;
 mod leaks;
 mod process;
 mod psql;
+mod remote;
+mod servers;
 mod smoke;
 mod values_concurrency;
 mod values_dump;

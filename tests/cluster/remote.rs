@@ -176,10 +176,15 @@ fn all_wrappers_move_there_and_back_under_a_workload() {
                 std::thread::sleep(Duration::from_millis(300));
                 site.bao.start_again();
             }
-            let end = format!("SELECT status, failed FROM kms_wrap.rewrap_campaigns WHERE id = {campaign}");
-            wait_until("the campaign ends", || site.value(&end) == "done|0");
+            let end = format!("SELECT status FROM kms_wrap.rewrap_campaigns WHERE id = {campaign}");
+            wait_until("the campaign ends", || site.value(&end) != "running");
+            let failed = format!("SELECT last_error, count(*) FROM kms_wrap.rewrap_jobs WHERE campaign_id = {campaign} AND status = 'failed' GROUP BY 1");
+            assert_eq!(site.value(&failed), "", "{from} to {to}");
         }
-        let under = format!("SELECT count(*) FILTER (WHERE (kms1_key_id, kms2_key_id) = ({}, {})) = count(*) FROM kms_wrap.key_wrappers", to.0, to.1);
+        let under = format!(
+            "SELECT count(*) FILTER (WHERE (kms1_key_id, kms2_key_id) = ({}, {})) = count(*) FROM kms_wrap.key_wrappers",
+            to.0, to.1
+        );
         assert_eq!(site.value(&under), "t");
         assert_eq!(site.value("SELECT count(*) FROM deks WHERE sha256(kms_wrap.kw_unwrap(wrapper)) = sha256"), "400");
         assert_eq!(site.value("SELECT count(*) FROM kms_wrap.kw_verify() WHERE NOT ok"), "0");
@@ -214,5 +219,8 @@ fn without_preload_there_is_no_pkcs11() {
     // The library's settings are known once it is loaded.
     assert_eq!(site.sqlstate(&add), "55000");
     // All else works, the breaker in each session for itself.
-    site.value(&format!("SELECT kms_wrap.kw_add_provider('bao', 'openbao', '{}'); SELECT kms_wrap.kw_add_kms_key('bao', 'app', 'AES-256-GCM')", site.bao_config()));
+    site.value(&format!(
+        "SELECT kms_wrap.kw_add_provider('bao', 'openbao', '{}'); SELECT kms_wrap.kw_add_kms_key('bao', 'app', 'AES-256-GCM')",
+        site.bao_config()
+    ));
 }

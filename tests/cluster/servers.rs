@@ -85,7 +85,22 @@ impl Site {
         fs::write(format!("{home}/softhsm2/softhsm2.conf"), conf).unwrap();
         let init = ["--init-token", "--free", "--label", "kms", "--so-pin", "87654321", "--pin", "1234"];
         self.cluster.run_program(Path::new("softhsm2-util"), &init);
-        let key = ["--module", MODULE, "--token-label", "kms", "-l", "-p", "1234", "--keygen", "--key-type", "AES:32", "--label", "app", "--id", "01"];
+        let key = [
+            "--module",
+            MODULE,
+            "--token-label",
+            "kms",
+            "-l",
+            "-p",
+            "1234",
+            "--keygen",
+            "--key-type",
+            "AES:32",
+            "--label",
+            "app",
+            "--id",
+            "01",
+        ];
         self.cluster.run_program(Path::new("pkcs11-tool"), &key);
     }
 
