@@ -144,7 +144,8 @@ fn index_key(v: &Value) -> [u8; 32] {
 fn index_entry(v: &Value) -> (Vec<u8>, Vec<u8>) {
     let number = |name: &str| usize::try_from(v[name].as_u64().unwrap()).unwrap();
     let value_type = if v["type"] == "text" { ValueType::Text } else { ValueType::Bytea };
-    let normalised = normalise(Normalisation::from_name(text(v, "normalise")).unwrap(), &bytes(v, "value"), true).unwrap();
+    let value = bytes(v, "value");
+    let normalised = normalise(Normalisation::from_name(text(v, "normalise")).unwrap(), &value, true).unwrap();
     let generation = u8::try_from(number("generation")).unwrap();
     let key = IndexKey::derive(&dek(&bytes(v, "dek")), &array(v, "column_uuid"), generation).unwrap();
     let entry = key.entry(value_type, &normalised, number("bytes")).unwrap();
