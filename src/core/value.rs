@@ -41,8 +41,12 @@ impl Head {
         let mut bytes = [0; HEAD_LEN];
         let cipher = if padded { CIPHER_XAES | PADDED } else { CIPHER_XAES };
         let parts: [&[u8]; 5] = [MAGIC, &[VERSION, cipher], wrapper, prefix, counter];
-        for (to, from) in bytes.iter_mut().zip(parts.into_iter().flatten()) {
-            *to = *from;
+        let mut rest = bytes.as_mut_slice();
+        for part in parts {
+            // They are as long together as there is room.
+            let Some((to, after)) = rest.split_at_mut_checked(part.len()) else { break };
+            to.copy_from_slice(part);
+            rest = after;
         }
         Self(bytes)
     }
@@ -101,24 +105,28 @@ impl<'a> Envelope<'a> {
     pub fn parse(raw: &'a [u8]) -> Result<Self, Error> {
         let (head, rest) = raw.split_first_chunk::<HEAD_LEN>().ok_or(Error::NotAnEnvelope)?;
         let [m0, m1, version, cipher, ..] = *head;
-        if [m0, m1] != *MAGIC {
-            return Err(Error::NotAnEnvelope);
-        }
-        if version != VERSION {
-            // Other bytes than these are no version yet: a value may begin with the letters "KW".
-            let is_version = (2..16).contains(&version);
-            return Err(if is_version { Error::UnsupportedVersion(version) } else { Error::NotAnEnvelope });
-        }
-        if cipher & !PADDED != CIPHER_XAES {
-            return Err(Error::UnsupportedCipher(cipher));
-        }
+        check_start([m0, m1, version, cipher], raw.len())?;
         let (ciphertext, tag) = rest.split_last_chunk::<TAG_LEN>().ok_or(Error::NotAnEnvelope)?;
-        // Padding has at least its marker.
-        if cipher & PADDED != 0 && ciphertext.is_empty() {
-            return Err(Error::NotAnEnvelope);
-        }
         Ok(Self { head: Head(*head), ciphertext, tag })
     }
+}
+
+/// Whether an envelope of `len` bytes can begin so. `len` is that of a head at least.
+fn check_start([m0, m1, version, cipher]: [u8; 4], len: usize) -> Result<(), Error> {
+    if [m0, m1] != *MAGIC {
+        return Err(Error::NotAnEnvelope);
+    }
+    if version != VERSION {
+        // Other bytes than these are no version yet: a value may begin with the letters "KW".
+        let is_version = (2..16).contains(&version);
+        return Err(if is_version { Error::UnsupportedVersion(version) } else { Error::NotAnEnvelope });
+    }
+    if cipher & !PADDED != CIPHER_XAES {
+        return Err(Error::UnsupportedCipher(cipher));
+    }
+    // Padding has at least its marker.
+    let least = if cipher & PADDED == 0 { OVERHEAD } else { OVERHEAD.saturating_add(1) };
+    if len < least { Err(Error::NotAnEnvelope) } else { Ok(()) }
 }
 
 /// Whether a text claims to be an armoured envelope.
@@ -163,6 +171,40 @@ pub fn unarmour(text: &[u8], raw: &mut Vec<u8>) -> Result<(), Error> {
     decoded.map(|_| ()).map_err(|_| Error::NotAnEnvelope)
 }
 
+/// Whether a text is an armoured envelope: what [`unarmour`] and [`Envelope::parse`] take, without writing the bytes anywhere.
+#[must_use]
+#[allow(clippy::needless_bitwise_bool)] // a branch at each character is what takes long
+pub fn is_armoured(text: &[u8]) -> bool {
+    let Some(encoded) = text.strip_prefix(ARMOUR) else { return false };
+    let is_digit = |c: &u8| c.is_ascii_alphanumeric() | (*c == b'-') | (*c == b'_');
+    if !encoded.iter().fold(true, |all, c| all & is_digit(c)) {
+        return false;
+    }
+    // Four digits are three bytes; of those left over, two are one and three are two, and no bit to spare is set.
+    let (quads, rest) = encoded.as_chunks::<4>();
+    let (left_over, to_spare) = match *rest {
+        [] => (0, 0),
+        [_, last] => (1, digit(last) & 0x0f),
+        [_, _, last] => (2, digit(last) & 0x03),
+        _ => return false,
+    };
+    let len = quads.len().saturating_mul(3).saturating_add(left_over);
+    let [d0, d1, d2, d3, d4, d5] = encoded.first_chunk().copied().unwrap_or([0; 6]).map(digit);
+    let start = [d0 << 2 | d1 >> 4, d1 << 4 | d2 >> 2, d2 << 6 | d3, d4 << 2 | d5 >> 4];
+    to_spare == 0 && len >= HEAD_LEN && check_start(start, len).is_ok()
+}
+
+/// The six bits of a base64url digit.
+fn digit(c: u8) -> u8 {
+    match c {
+        b'A'..=b'Z' => c.wrapping_sub(b'A'),
+        b'a'..=b'z' => c.wrapping_sub(b'a' - 26),
+        b'0'..=b'9' => c.wrapping_add(52 - b'0'),
+        b'-' => 62,
+        _ => 63,
+    }
+}
+
 /// The wrapper that an armoured envelope names, from its first 32 characters.
 #[must_use]
 pub fn armoured_wrapper(start: &[u8]) -> Option<[u8; 16]> {
@@ -205,6 +247,8 @@ impl ValueContext {
     /// `0x02 | column_uuid16 | n u8 { len u32, key column }*`: a row of a protected column. Begins it; [`Self::push`] adds the key columns.
     pub fn begin_column(&mut self, column: &[u8; 16], keys: u8) {
         self.0.clear();
+        // Most keys fit at once.
+        self.0.reserve(64);
         self.0.push(2);
         self.0.extend_from_slice(column);
         self.0.push(keys);

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::core::{
     error::Error,
-    value::{Envelope, unarmour},
+    value::{Envelope, is_armoured, unarmour},
 };
 use pgrx::pg_sys;
 use std::cell::RefCell;
@@ -92,7 +92,8 @@ fn is_sealed_bytea(args: &Args) -> Result<pg_sys::Datum, Failure> {
     Ok(Envelope::parse(value).is_ok().into())
 }
 
+#[allow(clippy::unnecessary_wraps)] // as above
 fn is_sealed_text(args: &Args) -> Result<pg_sys::Datum, Failure> {
     let Some(value) = args.bytes(0) else { return Ok(args.null()) };
-    with_envelope(true, value, |envelope| Ok(envelope.is_ok().into()))
+    Ok(is_armoured(value).into())
 }

@@ -82,6 +82,26 @@ fn other_spellings_of_an_armoured_value_are_refused() {
     }
 }
 
+/// What the parser says.
+fn is_envelope(text: &[u8]) -> bool {
+    unarmoured(text).is_ok_and(|raw| Envelope::parse(&raw).is_ok())
+}
+
+/// The shorter way to the same answer, of every length and padded or not.
+#[test]
+fn a_text_is_an_armoured_envelope_if_it_parses() {
+    for n in 0..70 {
+        for cipher in [1, 0x81, 2, 0x82] {
+            let raw = [b"KW\x01".as_slice(), &[cipher], &vec![7; n]].concat();
+            let text = armoured(&raw);
+            assert_eq!(value::is_armoured(text.as_bytes()), is_envelope(text.as_bytes()), "{n} {cipher}");
+            assert!(!value::is_armoured(format!("{text}=").as_bytes()));
+        }
+    }
+    assert!(value::is_armoured(armoured(&[b"KW\x01\x01".as_slice(), &[7; 56]].concat()).as_bytes()));
+    assert!(!value::is_armoured(armoured(&[b"KW\x01\x81".as_slice(), &[7; 56]].concat()).as_bytes()));
+}
+
 /// Whatever byte stands wherever: the text is refused or is the one text of other bytes, which then do not open.
 #[test]
 fn every_character_replaced_by_every_byte() {
@@ -97,6 +117,7 @@ fn every_character_replaced_by_every_byte() {
                 continue;
             }
             altered[at] = byte;
+            assert_eq!(value::is_armoured(&altered), is_envelope(&altered), "{at} {byte}");
             if let Ok(other) = unarmoured(&altered) {
                 assert_eq!(armoured(&other).into_bytes(), altered);
                 assert!(sealer.open(&other, &context()).is_err());
@@ -114,6 +135,7 @@ fn an_armoured_value_cut_at_every_length_does_not_open() {
     let mut sealer = Sealer::new("cut armour");
     let text = armoured(&sealer.seal(b"value", &context()));
     for n in 0..text.len() {
+        assert_eq!(value::is_armoured(&text.as_bytes()[..n]), is_envelope(&text.as_bytes()[..n]), "{n}");
         let opened = unarmoured(&text.as_bytes()[..n]).and_then(|raw| sealer.open(&raw, &context()));
         assert!(matches!(opened, Err(NotAnEnvelope | DoesNotDecrypt)), "{n}");
     }
