@@ -117,26 +117,28 @@ fn call(args: &Args) -> Result<Call<'_>, Failure> {
     let fired_right = event & pg_sys::TRIGGER_EVENT_ROW != 0
         && event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_BEFORE
         && matches!(operation, pg_sys::TRIGGER_EVENT_INSERT | pg_sys::TRIGGER_EVENT_UPDATE);
-    // SAFETY: a trigger in progress; its arguments are NUL-terminated strings, as many as it says.
-    let argument = unsafe {
-        let trigger = &*data.tg_trigger;
-        if trigger.tgnargs == 1 { Some(CStr::from_ptr(*trigger.tgargs).to_bytes()) } else { None }
-    };
-    let mut column = [0; 16];
-    let named = argument.is_some_and(|uuid| read_uuid(uuid, &mut column));
-    if fired_right && named { Ok(Call { data, is_update: operation == pg_sys::TRIGGER_EVENT_UPDATE, column }) } else { Err(wrong()) }
+    if !fired_right {
+        return Err(wrong());
+    }
+    // A trigger's argument is the same for all rows of a statement.
+    let column = args.remembered(|| {
+        // SAFETY: a trigger in progress; its arguments are NUL-terminated strings, as many as it says.
+        let argument = unsafe {
+            let trigger = &*data.tg_trigger;
+            if trigger.tgnargs == 1 { Some(CStr::from_ptr(*trigger.tgargs).to_bytes()) } else { None }
+        };
+        argument.and_then(read_uuid).map(|uuid| vec![uuid]).ok_or_else(wrong)
+    })?;
+    let column = *column.first().ok_or_else(wrong)?;
+    Ok(Call { data, is_update: operation == pg_sys::TRIGGER_EVENT_UPDATE, column })
 }
 
-/// A uuid as text. Read for every row, so without a copy.
-fn read_uuid(text: &[u8], uuid: &mut [u8; 16]) -> bool {
-    let digits = text.iter().filter(|c| **c != b'-').filter_map(|c| char::from(*c).to_digit(16).and_then(|d| u8::try_from(d).ok()));
-    let mut n = 0_usize;
-    for digit in digits {
-        let Some(byte) = uuid.get_mut(n / 2) else { return false };
-        *byte = *byte << 4 | digit;
-        n += 1;
-    }
-    n == 32 && text.len() == 36
+/// A uuid as text.
+fn read_uuid(text: &[u8]) -> Option<[u8; 16]> {
+    let digits: Vec<u8> = text.iter().copied().filter(|c| *c != b'-').collect();
+    let mut uuid = [0; 16];
+    hex::decode_to_slice(digits, &mut uuid).ok()?;
+    (text.len() == 36).then_some(uuid)
 }
 
 /// A row in the trigger's hands.
@@ -190,7 +192,7 @@ fn seal_row(args: &Args) -> Result<pg_sys::Datum, Failure> {
     let place = protected::place(relation, &column)?;
     let Some(value) = new.get(place.value) else {
         let index = place.index.filter(|n| new.get(*n).is_some());
-        return Ok(index.map_or(pg_sys::Datum::from(new.tuple), |n| replaced(&new, &[(n, None)])));
+        return Ok(index.map_or(pg_sys::Datum::from(new.tuple), |n| replaced(&new, [(n, None)])));
     };
     let limit = if column.is_text { MAX_TEXT } else { MAX_BYTEA };
     // SAFETY: the column is of type text or bytea, which whoever told its place has looked at.
@@ -222,14 +224,16 @@ fn seal_row(args: &Args) -> Result<pg_sys::Datum, Failure> {
         }
         None => seal::seal_new(&column, &row, bytes(), statement, is_replica)?,
     };
-    let mut changes = Vec::with_capacity(2);
-    if let Sealing::Replace(output) = sealed.value {
-        changes.push((place.value, Some(output.datum())));
-    }
-    if let (Some(n), Some(entry)) = (place.index, sealed.index) {
-        changes.push((n, Some(entry.datum())));
-    }
-    Ok(replaced(&new, &changes))
+    let value = match sealed.value {
+        Sealing::Replace(output) => Some((place.value, Some(output.datum()))),
+        Sealing::Keep => None,
+    };
+    let entry = place.index.zip(sealed.index).map(|(n, entry)| (n, Some(entry.datum())));
+    Ok(match (value, entry) {
+        (Some(value), Some(entry)) => replaced(&new, [value, entry]),
+        (Some(one), None) | (None, Some(one)) => replaced(&new, [one]),
+        (None, None) => pg_sys::Datum::from(new.tuple),
+    })
 }
 
 /// A row restored or replicated before the column's own row: what is an envelope stays one, and nothing else passes.
@@ -262,19 +266,16 @@ fn with_index_of(old: &Tuple, new: &Tuple, place: &Place) -> pg_sys::Datum {
         (Some(kept), Some(given)) => is_same(kept, given),
         _ => false,
     };
-    if same { pg_sys::Datum::from(new.tuple) } else { replaced(new, &[(n, kept)]) }
+    if same { pg_sys::Datum::from(new.tuple) } else { replaced(new, [(n, kept)]) }
 }
 
-fn replaced(tuple: &Tuple, changes: &[(i16, Option<pg_sys::Datum>)]) -> pg_sys::Datum {
-    if changes.is_empty() {
-        return pg_sys::Datum::from(tuple.tuple);
-    }
-    let mut columns: Vec<i32> = changes.iter().map(|(n, _)| i32::from(*n)).collect();
-    let mut values: Vec<pg_sys::Datum> = changes.iter().map(|(_, value)| value.unwrap_or(pg_sys::Datum::null())).collect();
-    let mut nulls: Vec<bool> = changes.iter().map(|(_, value)| value.is_none()).collect();
+fn replaced<const N: usize>(tuple: &Tuple, changes: [(i16, Option<pg_sys::Datum>); N]) -> pg_sys::Datum {
+    let mut columns = changes.map(|(n, _)| i32::from(n));
+    let mut values = changes.map(|(_, value)| value.unwrap_or(pg_sys::Datum::null()));
+    let mut nulls = changes.map(|(_, value)| value.is_none());
     // SAFETY: three arrays of so many items, columns that the descriptor has.
     let modified = unsafe {
-        let n = i32::try_from(columns.len()).unwrap_or(0);
+        let n = i32::try_from(N).unwrap_or(0);
         pg_sys::heap_modify_tuple_by_cols(tuple.tuple, tuple.types, n, columns.as_mut_ptr(), values.as_mut_ptr(), nulls.as_mut_ptr())
     };
     pg_sys::Datum::from(modified)

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::report::Failure;
+use crate::core::error::Error;
 use pgrx::{pg_sys, varlena};
 
 /// Largest plaintext in a `bytea`: its envelope has to fit 1 GB.
@@ -169,15 +170,26 @@ pub(crate) struct Output {
     len: usize,
 }
 
+unsafe extern "C" {
+    /// Without pgrx's guard against errors, of which it raises none for a size that is allowed when told not to: this is called once a row.
+    fn palloc_extended(size: usize, flags: i32) -> *mut std::ffi::c_void;
+}
+
 impl Output {
     /// Allocates it in the current memory context.
     pub(crate) fn new(len: usize) -> Result<Self, Failure> {
-        let size = i32::try_from(len + pg_sys::VARHDRSZ).map_err(|_| Failure::internal("result length"))?;
-        // SAFETY: the size is checked by palloc; the header is written before anything reads it. Zeroed is not needed: every byte is written
-        // before the result is given away.
+        let size = len.checked_add(pg_sys::VARHDRSZ).filter(|size| *size < 1 << 30);
+        let Some((size, len_word)) = size.and_then(|size| Some((size, i32::try_from(size).ok()?))) else {
+            return Err(Failure::too_large(format!("result of {len} bytes is too long"), "A value may have 1 GB."));
+        };
+        // SAFETY: the size is one that may be asked for; NULL is looked at. The header is written before anything reads it. Zeroed is not
+        // needed: every byte is written before the result is given away.
         unsafe {
-            let ptr = pg_sys::palloc(len + pg_sys::VARHDRSZ).cast::<pg_sys::varlena>();
-            varlena::set_varsize_4b(ptr, size);
+            let ptr = palloc_extended(size, pg_sys::MCXT_ALLOC_NO_OOM.cast_signed()).cast::<pg_sys::varlena>();
+            if ptr.is_null() {
+                return Err(Error::OutOfMemory.into());
+            }
+            varlena::set_varsize_4b(ptr, len_word);
             Ok(Self { ptr, len })
         }
     }
