@@ -38,7 +38,7 @@ DECLARE
     n bigint := 0;
 BEGIN
     FOREACH key IN ARRAY keys LOOP
-        SELECT t.id INTO found_id FROM bench.people t WHERE t.v_bidx = ANY (kms_wrap.kw_blind_index('bench.people', 'v', key));
+        SELECT t.id INTO found_id FROM bench.people t WHERE t.v_bidx = ANY ((SELECT kms_wrap.kw_blind_index('bench.people', 'v', key))::bytea[]);
         n := n + (found_id IS NOT NULL)::integer;
     END LOOP;
     RETURN n;

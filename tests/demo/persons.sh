@@ -109,9 +109,9 @@ persons_read() {
     statement "SELECT id, name, left(email, 40) AS email FROM persons WHERE id = 4711"
     table "SELECT id, left(name, 24) || '...' AS name, left(email, 24) || '...' AS email FROM persons WHERE id = 4711"
     statement "SELECT id, name, email, city FROM persons_decrypted
-WHERE email_bidx = ANY (kms_wrap.kw_blind_index('persons', 'email', 'PERSON.4711@mail.example'))"
+WHERE email_bidx = ANY ((SELECT kms_wrap.kw_blind_index('persons', 'email', 'PERSON.4711@mail.example'))::bytea[])"
     local found="SELECT id, name, email, city FROM persons_decrypted
-        WHERE email_bidx = ANY (kms_wrap.kw_blind_index('persons', 'email', 'PERSON.4711@mail.example'))"
+        WHERE email_bidx = ANY ((SELECT kms_wrap.kw_blind_index('persons', 'email', 'PERSON.4711@mail.example'))::bytea[])"
     table "$found"
     claim 'it is found whatever the case of its letters' 4711 "$(value "SELECT id FROM ($found) f")"
     claim 'every name, address and note is what it was: NULL, empty, emoji and megabytes too' 0 \

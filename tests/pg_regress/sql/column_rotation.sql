@@ -58,6 +58,27 @@ CALL kms_wrap.kw_encrypt_column('t', 'secret', batch_size => 10);
 SELECT generations, oldest FROM keys;
 SELECT index_generation, index_old_generation FROM kms_wrap.kw_protected_columns WHERE column_name = 'secret';
 SELECT id FROM t WHERE secret_bidx = ANY (kms_wrap.kw_blind_index('t', 'secret', 'secret 1')) ORDER BY 1;
+-- In a sub-select it is the view's index condition, and a prepared statement keeps its plan.
+SET enable_seqscan = off;
+SET enable_bitmapscan = off;
+PREPARE found(text) AS SELECT id, secret FROM t_decrypted WHERE secret_bidx = ANY ((SELECT kms_wrap.kw_blind_index('t', 'secret', $1))::bytea[]);
+CREATE FUNCTION index_conditions(statement text) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    line text;
+    n bigint := 0;
+BEGIN
+    FOR line IN EXECUTE 'EXPLAIN ' || statement LOOP
+        n := n + (line LIKE '%Index Cond: (secret_bidx = ANY (%')::integer;
+    END LOOP;
+    RETURN n;
+END
+$$;
+SELECT index_conditions('EXECUTE found(''secret 1'')');
+SELECT format('EXECUTE found(%L)', 'secret ' || n) FROM generate_series(1, 7) n \gexec
+SELECT generic_plans > 0 AS is_kept FROM pg_prepared_statements WHERE name = 'found';
+DEALLOCATE found;
+RESET enable_seqscan;
+RESET enable_bitmapscan;
 CALL kms_wrap.kw_encrypt_column('t', 'secret');
 -- A rotation ends also where every row was changed meanwhile.
 SELECT kms_wrap.kw_rotate_column_index('t', 'secret') AS generation;
