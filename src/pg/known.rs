@@ -5,9 +5,13 @@ use super::{
     deks::settled,
     owner,
     report::Failure,
-    revocation,
+    revocation, transaction,
 };
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
 
 /// Sets of keys that are kept: one for each combination that a policy's wrappers have.
 const SETS: usize = 100;
@@ -20,6 +24,8 @@ struct Known {
     keys: HashMap<Vec<i64>, Rc<HashMap<i64, Key>>>,
     /// Of policies.
     listed: HashMap<i64, Rc<Vec<PolicyKey>>>,
+    /// Keys that were found active and locked, and [`transaction::locks`] at that time.
+    locked: (u64, HashSet<i64>),
 }
 
 thread_local! {
@@ -68,4 +74,27 @@ pub(crate) fn listed(policy: i64) -> Result<Rc<Vec<PolicyKey>>, Failure> {
         with_known(|known| known.listed.insert(policy, Rc::clone(&listed)));
     }
     Ok(listed)
+}
+
+/// Locks the keys that a wrapper is about to be stored under, as [`key::lock_active`] does; `false` unless all are active. What this transaction
+/// holds already is not locked again, nor looked at again before something has changed.
+pub(crate) fn lock_active(ids: &[i64]) -> Result<bool, Failure> {
+    // Makes sure that the number moves when locks are given back.
+    revocation::listen()?;
+    let locks = transaction::locks();
+    let is_held = |known: &mut Known| known.locked.0 == locks && ids.iter().all(|id| known.locked.1.contains(id));
+    if with_known(is_held) {
+        return Ok(true);
+    }
+    let active = key::lock_active(ids)?;
+    if !ids.iter().all(|id| active.contains(id)) {
+        return Ok(false);
+    }
+    with_known(|known| {
+        if known.locked.0 != locks {
+            known.locked = (locks, HashSet::new());
+        }
+        known.locked.1.extend(active);
+    });
+    Ok(true)
 }

@@ -4,7 +4,7 @@ use super::{
     catalog::{
         key::{Key, PolicyKey},
         policy::Policy,
-        wrapper::{self, Inserted, NewLayer, NewWrapper, WrapperRow},
+        wrapper::{self, NewLayer, NewWrapper, WrapperRow},
     },
     kms, known, open,
     report::Failure,
@@ -138,16 +138,18 @@ fn store(policy: &Policy, uuid: [u8; 16], dek: Option<Dek>, purpose: &Purpose) -
             dek_wrap1: built.dek_wrap1,
             dek_wrap2: built.dek_wrap2,
         };
-        match wrapper::insert(row)? {
-            Inserted::Done => return Ok(true),
-            Inserted::Taken if purpose.name == "values" => return Ok(false),
-            Inserted::Taken => {}
-            Inserted::KeyNotActive => {
-                return Err(Failure::state(
-                    "a KMS key of the new wrapper was put out of use meanwhile",
-                    "Try again: the policy picks another key, or says which slot has none.",
-                ));
-            }
+        // One may have been put out of use while it worked for us: nothing may be stored under a key that is destroyed.
+        if !known::lock_active(&row.key_ids())? {
+            return Err(Failure::state(
+                "a KMS key of the new wrapper was put out of use meanwhile",
+                "Try again: the policy picks another key, or says which slot has none.",
+            ));
+        }
+        if wrapper::insert(row)? {
+            return Ok(true);
+        }
+        if purpose.name == "values" {
+            break;
         }
     }
     Ok(false)

@@ -8,6 +8,8 @@ use std::cell::Cell;
 thread_local! {
     /// Number of the top-level transaction, in this process.
     static SERIAL: Cell<u64> = const { Cell::new(0) };
+    /// Moves whenever this process may have given row locks back.
+    static LOCKS: Cell<u64> = const { Cell::new(0) };
     /// Whether something held was read while this transaction had written.
     static TENTATIVE: Cell<bool> = const { Cell::new(false) };
 }
@@ -25,6 +27,11 @@ pub(super) fn listen() {
 /// A number that no other top-level transaction of this process has.
 pub(crate) fn serial() -> u64 {
     SERIAL.get()
+}
+
+/// A number that stays as long as row locks taken since are held for sure: until the transaction ends or a part of it is rolled back.
+pub(crate) fn locks() -> u64 {
+    LOCKS.get()
 }
 
 /// Whether this transaction has written, so that what it reads now may be its own and be rolled back. Remembered until its end.
@@ -65,6 +72,7 @@ unsafe extern "C-unwind" fn on_end(event: pg_sys::XactEvent::Type, _arg: *mut st
     }
     unknown::forget();
     SERIAL.set(SERIAL.get().wrapping_add(1));
+    LOCKS.set(LOCKS.get().wrapping_add(1));
 }
 
 #[pg_guard]
@@ -77,6 +85,7 @@ unsafe extern "C-unwind" fn on_subtransaction_end(
     use pg_sys::SubXactEvent::{SUBXACT_EVENT_ABORT_SUB, SUBXACT_EVENT_COMMIT_SUB};
     match event {
         SUBXACT_EVENT_ABORT_SUB => {
+            LOCKS.set(LOCKS.get().wrapping_add(1));
             forget_tentative();
             unknown::forget_of(subtransaction);
         }

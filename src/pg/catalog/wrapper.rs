@@ -260,50 +260,34 @@ pub(crate) struct NewWrapper {
     pub(crate) layers: Vec<NewLayer>,
 }
 
-// One statement for both tables: a wrapper is there with all its layers or not at all. Its keys are locked first, as lock_active() does, since one
-// may have been put out of use while it worked for us: nothing may be stored under a key that is destroyed.
-const INSERT: &str = "WITH k AS MATERIALIZED (
-       SELECT id FROM kms_wrap.kms_keys
-       WHERE id OPERATOR(pg_catalog.=) ANY ($19) AND status OPERATOR(pg_catalog.=) 'active' ORDER BY id FOR KEY SHARE),
-     w AS (
-       INSERT INTO kms_wrap.key_wrappers
-              (wrapper_uuid, policy_id, purpose, kms1_key_id, kms2_key_id, dek_wrap1, dek_wrap2, crypto_suite,
-               wrap_version, generation, dek_fingerprint, scope_key)
-       SELECT $1::pg_catalog.text::pg_catalog.bpchar, $2, $17, $3, $4, $5, $6, $7::pg_catalog.jsonb, $8, $9, $10, $18
-       WHERE (SELECT pg_catalog.count(*) FROM k) OPERATOR(pg_catalog.=) pg_catalog.cardinality($19)
-       ON CONFLICT DO NOTHING RETURNING id),
-     l AS (
-       INSERT INTO kms_wrap.key_wrapper_layers (key_wrapper_id, layer_no, kms_key_id, kem_algo_id, kem_ciphertext, aad, meta)
-       SELECT w.id, ($11)[i], ($12)[i], ($13)[i], ($14)[i], ($15)[i]::pg_catalog.jsonb, ($16)[i]::pg_catalog.jsonb
-       FROM w, pg_catalog.generate_series(1, pg_catalog.cardinality($11)) i)
-     SELECT (SELECT pg_catalog.count(*) FROM k) OPERATOR(pg_catalog.=) pg_catalog.cardinality($19), EXISTS (SELECT FROM w)";
+// One row a statement, which takes little to set up; a wrapper is never left without its layers, since an ERROR takes both back.
+const INSERT: &str = "INSERT INTO kms_wrap.key_wrappers
+            (wrapper_uuid, policy_id, purpose, kms1_key_id, kms2_key_id, dek_wrap1, dek_wrap2, crypto_suite,
+             wrap_version, generation, dek_fingerprint, scope_key)
+     VALUES ($1::pg_catalog.text::pg_catalog.bpchar, $2, $3, $4, $5, $6, $7, $8::pg_catalog.jsonb, $9, $10, $11, $12)
+     ON CONFLICT DO NOTHING RETURNING id";
 
-/// What became of a new wrapper.
-pub(crate) enum Inserted {
-    Done,
-    /// Its wrap_version is taken for its pair of keys (after wrap-around), or its scope has a current wrapper.
-    Taken,
-    /// A key of it was put out of use meanwhile.
-    KeyNotActive,
+const INSERT_LAYER: &str =
+    "INSERT INTO kms_wrap.key_wrapper_layers (key_wrapper_id, layer_no, kms_key_id, kem_algo_id, kem_ciphertext, aad, meta)
+     VALUES ($1, $2, $3, $4, $5, $6::pg_catalog.jsonb, $7::pg_catalog.jsonb)";
+
+impl NewWrapper {
+    /// Ids of the keys that protect its slots, each once.
+    pub(crate) fn key_ids(&self) -> Vec<i64> {
+        let mut keys: Vec<i64> = [self.kms1, self.kms2].into_iter().chain(self.layers.iter().map(|l| l.key)).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
 }
 
-/// Inserts a wrapper.
-pub(crate) fn insert(new: NewWrapper) -> Result<Inserted, Failure> {
-    let mut keys: Vec<i64> = [new.kms1, new.kms2].into_iter().chain(new.layers.iter().map(|l| l.key)).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for layer in new.layers {
-        columns.0.push(layer.layer_no);
-        columns.1.push(layer.key);
-        columns.2.push(algorithm_id(layer.algorithm));
-        columns.3.push(layer.kem_ciphertext);
-        columns.4.push(layer.aad);
-        columns.5.push(layer.meta);
-    }
+/// Inserts a wrapper under keys that are locked. `false` when its wrap_version is taken for its pair of keys (after wrap-around), or its scope has
+/// a current wrapper.
+pub(crate) fn insert(new: NewWrapper) -> Result<bool, Failure> {
     let args = [
         Uuid::from_bytes(new.uuid).into(),
         new.policy_id.into(),
+        new.purpose.into(),
         new.kms1.into(),
         new.kms2.into(),
         new.dek_wrap1.into(),
@@ -312,20 +296,20 @@ pub(crate) fn insert(new: NewWrapper) -> Result<Inserted, Failure> {
         wrap_version(new.generation).into(),
         new.generation.into(),
         new.dek_fingerprint.into(),
-        columns.0.into(),
-        columns.1.into(),
-        columns.2.into(),
-        columns.3.into(),
-        columns.4.into(),
-        columns.5.into(),
-        new.purpose.into(),
         new.scope_key.into(),
-        keys.into(),
     ];
-    let outcome = spi::first(spi::write(INSERT, &args, |row| Ok((row.next::<bool>()?, row.next::<bool>()?)))?);
-    Ok(match outcome.ok_or_else(|| Failure::internal("insert"))? {
-        (_, true) => Inserted::Done,
-        (true, false) => Inserted::Taken,
-        (false, false) => Inserted::KeyNotActive,
-    })
+    let Some(id) = spi::first(spi::write(INSERT, &args, |row| row.next::<i64>())?) else { return Ok(false) };
+    for layer in new.layers {
+        let args = [
+            id.into(),
+            layer.layer_no.into(),
+            layer.key.into(),
+            algorithm_id(layer.algorithm).into(),
+            layer.kem_ciphertext.into(),
+            layer.aad.into(),
+            layer.meta.into(),
+        ];
+        spi::execute(INSERT_LAYER, &args)?;
+    }
+    Ok(true)
 }
