@@ -110,6 +110,8 @@ pub fn capabilities(kind: &str) -> Option<Capabilities> {
         super::local::KIND => Some(super::local::CAPABILITIES),
         super::pkcs11::KIND => Some(super::pkcs11::CAPABILITIES),
         "openbao" | "vault" => Some(super::transit::CAPABILITIES),
+        #[cfg(feature = "aws")]
+        super::aws::KIND => Some(super::aws::CAPABILITIES),
         _ => None,
     }
 }
@@ -144,6 +146,8 @@ pub fn provider(kind: &str, config: &Value, environment: &Environment) -> Result
     match kind {
         super::pkcs11::KIND => super::pkcs11::configure(object, environment),
         "openbao" | "vault" => super::transit::configure(kind, object, environment),
+        #[cfg(feature = "aws")]
+        super::aws::KIND => super::aws::provider(object, environment),
         _ => Err(ConfigError::new("kind", format!("Kind {kind} is not one of those that this version has: {}.", kinds().join(", ")))),
     }
 }

@@ -2,6 +2,9 @@
 
 use url::Url;
 
+/// Where a machine in a cloud asks for its own credentials: the link-local address of AWS and Google.
+pub const INSTANCE_METADATA: &str = "http://169.254.169.254";
+
 /// An `https://` address, or an `http://` address of this very machine. Without user, query and fragment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint(Url);
@@ -21,6 +24,17 @@ impl Endpoint {
             ("http", Some(host)) if is_loopback(&host) => Ok(Self(url)),
             ("http", Some(_)) => Err("It must be https://; http:// is for a KMS on this machine's loopback address only."),
             _ => Err("It must be an https:// URL."),
+        }
+    }
+
+    /// Parses the address of an instance metadata service. It has no TLS, but link-local packets do not leave the machine's own link.
+    ///
+    /// # Errors
+    /// As [`Self::parse`] for anything but [`INSTANCE_METADATA`].
+    pub fn parse_metadata(text: &str) -> Result<Self, &'static str> {
+        match Url::parse(text) {
+            Ok(url) if text == INSTANCE_METADATA => Ok(Self(url)),
+            _ => Self::parse(text),
         }
     }
 
@@ -111,6 +125,17 @@ mod tests {
             "unix:///run/kms",
         ] {
             assert!(Endpoint::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn metadata_is_one_link_local_address() {
+        assert!(Endpoint::parse(INSTANCE_METADATA).is_err());
+        assert!(Endpoint::parse_metadata(INSTANCE_METADATA).is_ok_and(|e| e.origin() == INSTANCE_METADATA));
+        assert!(Endpoint::parse_metadata("http://127.0.0.1:1338").is_ok());
+        for bad in ["http://169.254.169.253", "http://169.254.169.254:81", "http://169.254.169.254/x", "http://169.254.169.254@kms.example"]
+        {
+            assert!(Endpoint::parse_metadata(bad).is_err(), "{bad}");
         }
     }
 

@@ -5,12 +5,20 @@
 //! deadline has passed or its user has cancelled; none of them starts a thread, and none outlives the call.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "aws")]
+pub mod aws;
+#[cfg(feature = "aws")]
+mod aws_credentials;
+#[cfg(feature = "aws")]
+mod aws_request;
 pub mod config;
 pub mod credentials;
 pub mod endpoint;
 pub mod entropy;
 pub mod http;
 pub mod local;
+#[cfg(feature = "aws")]
+pub mod oaep;
 pub mod pkcs11;
 pub mod pkcs11_crypto;
 pub mod pkcs11_error;

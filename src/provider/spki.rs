@@ -26,13 +26,27 @@ pub fn from_opentdf_number(number: i32) -> Option<Algorithm> {
     Algorithm::ALL.into_iter().find(|a| opentdf_number(*a) == Some(number))
 }
 
-/// Base64 of the PEM text of a KEM's public key; `None` for other algorithms.
+/// The SubjectPublicKeyInfo (DER) of a KEM's public key; `None` for other algorithms.
 #[must_use]
-pub fn encode_public_key(algorithm: Algorithm, key: &[u8]) -> Option<String> {
+pub fn to_der(algorithm: Algorithm, key: &[u8]) -> Option<Vec<u8>> {
     let (oid, _) = identifiers(algorithm)?;
     let identifier = der(0x30, &der(0x06, oid)?)?;
     let bits = der(0x03, &[&[0], key].concat())?;
-    let body = STANDARD.encode(der(0x30, &[identifier, bits].concat())?);
+    der(0x30, &[identifier, bits].concat())
+}
+
+/// A KEM's public key out of what [`to_der`] made; `None` for anything else.
+#[must_use]
+pub fn from_der(algorithm: Algorithm, der: &[u8]) -> Option<Vec<u8>> {
+    let len = crate::core::kem::sizes(algorithm)?.encapsulation_key;
+    let key = der.get(der.len().checked_sub(len)?..)?;
+    (to_der(algorithm, key)? == der).then(|| key.to_vec())
+}
+
+/// Base64 of the PEM text of a KEM's public key; `None` for other algorithms.
+#[must_use]
+pub fn encode_public_key(algorithm: Algorithm, key: &[u8]) -> Option<String> {
+    let body = STANDARD.encode(to_der(algorithm, key)?);
     let lines: Vec<_> = body.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
     Some(STANDARD.encode(format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))))
 }
@@ -42,9 +56,7 @@ pub fn encode_public_key(algorithm: Algorithm, key: &[u8]) -> Option<String> {
 pub fn decode_public_key(algorithm: Algorithm, encoded: &str) -> Option<Vec<u8>> {
     let pem = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
     let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
-    let der = STANDARD.decode(body).ok()?;
-    let len = crate::core::kem::sizes(algorithm)?.encapsulation_key;
-    let key = der.get(der.len().checked_sub(len)?..)?.to_vec();
+    let key = from_der(algorithm, &STANDARD.decode(body).ok()?)?;
     (encode_public_key(algorithm, &key)? == encoded).then_some(key)
 }
 
