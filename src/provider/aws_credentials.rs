@@ -19,7 +19,7 @@ use url::form_urlencoded;
 use zeroize::Zeroizing;
 
 /// Temporary keys are replaced this long before they expire, so that none expires on its way.
-const EARLY: Duration = Duration::from_secs(300);
+const EARLY: Duration = Duration::from_mins(5);
 
 /// Where keys come from. Exactly one place: a search through several would use another identity when the right one is missing.
 pub(super) enum Source {
@@ -97,14 +97,14 @@ impl Credentials {
 
     async fn load(&self) -> Result<Keys, ProviderError> {
         match &self.source {
-            Source::File { name, profile } => self.from_file(name, profile),
+            Source::File { name, profile } => self.read_file(name, profile),
             Source::Environment => from_environment(|name| std::env::var(name).ok()),
-            Source::WebIdentity { token_file, role_arn, sts } => self.from_web_identity(token_file, role_arn, sts).await,
+            Source::WebIdentity { token_file, role_arn, sts } => self.assume_role(token_file, role_arn, sts).await,
             Source::Instance { metadata } => from_metadata(metadata).await,
         }
     }
 
-    fn from_file(&self, name: &str, profile: &str) -> Result<Keys, ProviderError> {
+    fn read_file(&self, name: &str, profile: &str) -> Result<Keys, ProviderError> {
         let file = self.directory.secret(name)?;
         let unfit = |why: &str| ProviderError::Denied(format!("Credential file \"{name}\" {why} profile \"{profile}\"."));
         let text = std::str::from_utf8(&file.bytes).map_err(|_| unfit("is not UTF-8, so it has no"))?;
@@ -116,7 +116,7 @@ impl Credentials {
     }
 
     /// AssumeRoleWithWebIdentity of AWS STS. It is not signed: the token is the proof.
-    async fn from_web_identity(&self, token_file: &str, role_arn: &str, sts: &Connection) -> Result<Keys, ProviderError> {
+    async fn assume_role(&self, token_file: &str, role_arn: &str, sts: &Connection) -> Result<Keys, ProviderError> {
         let token = self.directory.secret(token_file)?.text(token_file)?;
         // Large enough at once: each character takes three at most.
         let room = token.len().saturating_add(role_arn.len()).saturating_mul(3).saturating_add(200);
@@ -148,16 +148,11 @@ impl Credentials {
 
 fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Keys, ProviderError> {
     let read = |name| variable(name).filter(|value| !value.is_empty()).map(Zeroizing::new);
-    match (read("AWS_ACCESS_KEY_ID"), read("AWS_SECRET_ACCESS_KEY")) {
-        (Some(access), Some(secret)) => {
-            let token = read("AWS_SESSION_TOKEN");
-            Ok(Keys::new(&access, &secret, token.as_deref().map(String::as_str), None))
-        }
-        _ => {
-            let text = "The server's environment lacks AWS_ACCESS_KEY_ID or AWS_SECRET_ACCESS_KEY.";
-            Err(ProviderError::Denied(text.to_owned()))
-        }
-    }
+    let (Some(access), Some(secret)) = (read("AWS_ACCESS_KEY_ID"), read("AWS_SECRET_ACCESS_KEY")) else {
+        let text = "The server's environment lacks AWS_ACCESS_KEY_ID or AWS_SECRET_ACCESS_KEY.";
+        return Err(ProviderError::Denied(text.to_owned()));
+    };
+    Ok(Keys::new(&access, &secret, read("AWS_SESSION_TOKEN").as_deref().map(String::as_str), None))
 }
 
 /// The role's keys from the instance metadata service: version 2 only, whose token no forged request of a browser or proxy can get.
@@ -280,7 +275,7 @@ mod tests {
         assert!(!keys(0).lasts(Duration::ZERO));
         assert!(Keys::new("a", "s", None, None).lasts(EARLY));
         assert_eq!(expiry("1970-01-01T00:01:40Z"), SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(100)));
-        assert_eq!(expiry("1970-01-01T00:01:40.5Z").is_some(), true);
+        assert!(expiry("1970-01-01T00:01:40.5Z").is_some());
         assert_eq!(expiry("soon"), None);
     }
 }

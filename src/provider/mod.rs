@@ -8,6 +8,8 @@
 #[cfg(feature = "aws")]
 pub mod aws;
 #[cfg(feature = "aws")]
+mod aws_config;
+#[cfg(feature = "aws")]
 mod aws_credentials;
 #[cfg(feature = "aws")]
 mod aws_request;
