@@ -159,7 +159,7 @@ impl Aws {
     }
 
     fn unsuitable(&self, key: ProviderKey<'_>) -> ProviderError {
-        ProviderError::Malformed(format!("{}: {} is not among the algorithms of this kind.", self.what(key.name), key.algorithm.name()))
+        ProviderError::Denied(format!("{}: {} is not among the algorithms of this kind.", self.what(key.name), key.algorithm.name()))
     }
 
     async fn look_up(&self, name: &str, algorithm: Algorithm) -> Result<Description, ProviderError> {

@@ -8,6 +8,10 @@
 // Measurements are shown.
 #![allow(clippy::print_stderr)]
 
+#[cfg(feature = "aws")]
+mod aws;
+#[cfg(feature = "aws")]
+mod aws_double;
 mod bao;
 mod conformance;
 mod double;
