@@ -15,7 +15,7 @@ use std::rc::Rc;
 ///
 /// # Errors
 /// [`ConfigError`] naming the field.
-pub(super) fn provider(object: &Map<String, Value>, environment: &Environment) -> Result<Rc<dyn Provider>, ConfigError> {
+pub(super) fn configure(object: &Map<String, Value>, environment: &Environment) -> Result<Rc<dyn Provider>, ConfigError> {
     let mut fields = Fields::new(object);
     let region = fields.required("region")?;
     if region.len() > 32 || !region.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {

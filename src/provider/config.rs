@@ -147,7 +147,7 @@ pub fn provider(kind: &str, config: &Value, environment: &Environment) -> Result
         super::pkcs11::KIND => super::pkcs11::configure(object, environment),
         "openbao" | "vault" => super::transit::configure(kind, object, environment),
         #[cfg(feature = "aws")]
-        super::aws::KIND => super::aws_config::provider(object, environment),
+        super::aws::KIND => super::aws_config::configure(object, environment),
         _ => Err(ConfigError::new("kind", format!("Kind {kind} is not one of those that this version has: {}.", kinds().join(", ")))),
     }
 }

@@ -27,23 +27,23 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-pub const REGION: &str = "eu-west-1";
+pub(crate) const REGION: &str = "eu-west-1";
 const ACCOUNT: &str = "arn:aws:kms:eu-west-1:111122223333:";
 
-pub enum Material {
+pub(crate) enum Material {
     Symmetric([u8; 32]),
     Rsa { private: Box<OaepPrivateDecryptingKey>, spki: Vec<u8> },
     Kem(Algorithm, Box<PrivateKey>),
 }
 
-pub struct Key {
-    pub material: Material,
-    pub state: &'static str,
+pub(crate) struct Key {
+    pub(crate) material: Material,
+    pub(crate) state: &'static str,
 }
 
 /// What happens to the next request instead of an answer.
 #[derive(Clone)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// An error of the API.
     Error(u16, &'static str, &'static str),
     /// These bytes with this status.
@@ -58,33 +58,33 @@ pub enum Fault {
     Delay(u64),
 }
 
-pub struct Identity {
-    pub secret: String,
-    pub token: Option<String>,
-    pub expired: bool,
-    pub allowed: bool,
+pub(crate) struct Identity {
+    pub(crate) secret: String,
+    pub(crate) token: Option<String>,
+    pub(crate) expired: bool,
+    pub(crate) allowed: bool,
 }
 
 #[derive(Default)]
-pub struct State {
-    pub keys: RefCell<BTreeMap<String, Key>>,
-    pub aliases: RefCell<HashMap<String, String>>,
-    pub identities: RefCell<HashMap<String, Identity>>,
-    pub faults: RefCell<VecDeque<Fault>>,
+pub(crate) struct State {
+    pub(crate) keys: RefCell<BTreeMap<String, Key>>,
+    pub(crate) aliases: RefCell<HashMap<String, String>>,
+    pub(crate) identities: RefCell<HashMap<String, Identity>>,
+    pub(crate) faults: RefCell<VecDeque<Fault>>,
     /// Actions in the order of their requests.
-    pub log: RefCell<Vec<String>>,
-    pub most_at_once: Cell<usize>,
+    pub(crate) log: RefCell<Vec<String>>,
+    pub(crate) most_at_once: Cell<usize>,
     /// Seconds that the double's clock is ahead.
-    pub ahead: Cell<i64>,
+    pub(crate) ahead: Cell<i64>,
     /// Seconds that keys of STS and of the metadata service last.
-    pub lifetime: Cell<i64>,
+    pub(crate) lifetime: Cell<i64>,
     at_once: Cell<usize>,
     issued: Cell<usize>,
 }
 
-pub struct Double {
-    pub url: String,
-    pub state: Rc<State>,
+pub(crate) struct Double {
+    pub(crate) url: String,
+    pub(crate) state: Rc<State>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -94,7 +94,7 @@ impl Drop for Double {
     }
 }
 
-pub fn arn(id: &str) -> String {
+pub(crate) fn arn(id: &str) -> String {
     format!("{ACCOUNT}key/{id}")
 }
 
@@ -106,7 +106,7 @@ fn random<const N: usize>() -> [u8; N] {
 
 impl Double {
     /// Starts listening; needs a `LocalSet`.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let state = Rc::new(State::default());
@@ -121,43 +121,43 @@ impl Double {
     }
 
     /// Makes a key, and gives its ARN.
-    pub fn key(&self, material: Material) -> String {
+    pub(crate) fn key(&self, material: Material) -> String {
         let r = hex::encode(random::<16>());
         let id = format!("{}-{}-{}-{}-{}", &r[..8], &r[8..12], &r[12..16], &r[16..20], &r[20..]);
         self.state.keys.borrow_mut().insert(arn(&id), Key { material, state: "Enabled" });
         arn(&id)
     }
 
-    pub fn symmetric(&self) -> String {
+    pub(crate) fn symmetric(&self) -> String {
         self.key(Material::Symmetric(random()))
     }
 
-    pub fn rsa(&self) -> String {
+    pub(crate) fn rsa(&self) -> String {
         let private = PrivateDecryptingKey::generate(KeySize::Rsa2048).unwrap();
         let spki: PublicKeyX509Der<'_> = private.public_key().as_der().unwrap();
         let spki = spki.as_ref().to_vec();
         self.key(Material::Rsa { private: Box::new(OaepPrivateDecryptingKey::new(private).unwrap()), spki })
     }
 
-    pub fn kem(&self, algorithm: Algorithm) -> String {
+    pub(crate) fn kem(&self, algorithm: Algorithm) -> String {
         self.key(Material::Kem(algorithm, Box::new(PrivateKey::from_seed(algorithm, &random::<64>()).unwrap())))
     }
 
-    pub fn set_state(&self, arn: &str, state: &'static str) {
+    pub(crate) fn set_state(&self, arn: &str, state: &'static str) {
         self.state.keys.borrow_mut().get_mut(arn).unwrap().state = state;
     }
 
-    pub fn fault(&self, fault: Fault) {
+    pub(crate) fn fault(&self, fault: Fault) {
         self.state.faults.borrow_mut().push_back(fault);
     }
 
-    pub fn identity(&self, id: &str, secret: &str, token: Option<&str>) {
+    pub(crate) fn identity(&self, id: &str, secret: &str, token: Option<&str>) {
         let identity = Identity { secret: secret.to_owned(), token: token.map(str::to_owned), expired: false, allowed: true };
         self.state.identities.borrow_mut().insert(id.to_owned(), identity);
     }
 
     /// How many requests of an action came.
-    pub fn count(&self, action: &str) -> usize {
+    pub(crate) fn count(&self, action: &str) -> usize {
         self.state.log.borrow().iter().filter(|a| *a == action).count()
     }
 }
@@ -351,7 +351,7 @@ fn act(action: &str, body: &Value, state: &State) -> Result<Value, Refused> {
 }
 
 fn hmac(key: &[u8], data: &[u8]) -> Vec<u8> {
-    let mut mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key).unwrap();
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).unwrap();
     mac.update(data);
     mac.finalize().into_bytes().to_vec()
 }
