@@ -281,9 +281,10 @@ fn errors_have_their_class_and_none_of_the_servers_text() {
         for (status, code, message, class) in cases {
             for wraps in [true, false] {
                 double.fault(Fault::Error(status, code, message));
-                let error = match wraps {
-                    true => provider.wrap(aes(&name), &[(&share, b"")]).await.err(),
-                    false => provider.unwrap(aes(&name), &[(&blob[0], b"")]).await.err(),
+                let error = if wraps {
+                    provider.wrap(aes(&name), &[(&share, b"")]).await.err()
+                } else {
+                    provider.unwrap(aes(&name), &[(&blob[0], b"")]).await.err()
                 };
                 let error = error.unwrap();
                 assert_eq!(error.class(), class, "{code}: {}", error.detail());
