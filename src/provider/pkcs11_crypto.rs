@@ -79,7 +79,7 @@ pub fn unwrap(keys: &mut Keys, key: ProviderKey<'_>, blob: &[u8], aad: &[u8]) ->
             judge(keys, secret, || open(session, secret, *iv, aad, ciphertext), probe)?
         }
         Algorithm::RsaOaepSha256 | Algorithm::RsaOaepSha1 => {
-            let (public, private) = keys.pair(key)?;
+            let (public, private) = keys.pair(key.name, key.algorithm)?;
             let session = &keys.session;
             if blob.len() != public.modulus.len() {
                 return Ok(None);
@@ -108,7 +108,10 @@ pub fn decapsulate(keys: &mut Keys, key: ProviderKey<'_>, ciphertext: &[u8]) -> 
         _ => None,
     };
     let sizes = sizes.ok_or_else(|| ProviderError::Denied(format!("Key \"{}\" is not a KEM key of PKCS#11.", key.name)))?;
-    let (_, private) = keys.pair(key)?;
+    let (public, private) = keys.pair(key.name, key.algorithm)?;
+    if key.public_key.is_some_and(|pinned| pinned != public.public_key) {
+        return Err(keys.malformed(key.name, "is another one than was registered"));
+    }
     if ciphertext.len() != sizes.ciphertext {
         return Ok(None);
     }

@@ -67,9 +67,10 @@ impl Fault {
             | RvError::DataInvalid
             | RvError::DataLenRange
             | RvError::SignatureInvalid => Verdict::Rejected,
-            // What some modules say of bytes that do not verify, and all of them of trouble of their own. CKR_AEAD_DECRYPT_FAILED of
-            // PKCS#11 3.0 is among the codes that the crate has no name for.
+            // What some modules say of bytes that do not verify (SoftHSM the first, Kryoptic the second for RSA), and all of them of trouble
+            // of their own. CKR_AEAD_DECRYPT_FAILED of PKCS#11 3.0 is among the codes that the crate has no name for.
             RvError::GeneralError
+            | RvError::DeviceError
             | RvError::FunctionFailed
             | RvError::ArgumentsBad
             | RvError::VendorDefined(_)
@@ -120,7 +121,9 @@ const fn class(code: RvError) -> fn(String) -> ProviderError {
     match code {
         RvError::KeyHandleInvalid | RvError::ObjectHandleInvalid => ProviderError::NotFound,
         RvError::SessionCount => ProviderError::Throttled,
-        RvError::KeyFunctionNotPermitted
+        // SoftHSM says CKR_ARGUMENTS_BAD of parameters that it does not have.
+        RvError::ArgumentsBad
+        | RvError::KeyFunctionNotPermitted
         | RvError::KeyTypeInconsistent
         | RvError::KeySizeRange
         | RvError::MechanismInvalid
@@ -172,12 +175,13 @@ mod tests {
     #[test]
     fn a_device_that_fails_is_not_a_tag_that_does_not_verify() {
         for code in
-            [RvError::DeviceError, RvError::DeviceRemoved, RvError::TokenNotPresent, RvError::SessionHandleInvalid, RvError::HostMemory]
+            [RvError::DeviceMemory, RvError::DeviceRemoved, RvError::TokenNotPresent, RvError::SessionHandleInvalid, RvError::HostMemory]
         {
             assert_eq!(token(code, Function::Decrypt).verdict(), Verdict::Failure);
         }
         assert_eq!(token(RvError::EncryptedDataInvalid, Function::Decrypt).verdict(), Verdict::Rejected);
         assert_eq!(token(RvError::GeneralError, Function::Decrypt).verdict(), Verdict::Unclear);
+        assert_eq!(token(RvError::DeviceError, Function::Decrypt).verdict(), Verdict::Unclear);
         assert_eq!(token(RvError::UnknownErrorCode(0x35), Function::Decrypt).verdict(), Verdict::Unclear);
         assert_eq!(token(RvError::GeneralError, Function::DecryptInit).verdict(), Verdict::Failure);
         assert_eq!(token(RvError::EncryptedDataInvalid, Function::FindObjects).verdict(), Verdict::Failure);

@@ -103,14 +103,14 @@ impl Keys {
         }
     }
 
-    /// Public and private key, which must be the registered pair.
+    /// Public and private key. What is opened is not pinned: another key than the one it was wrapped under does not open it.
     ///
     /// # Errors
-    /// As [`Self::public`].
-    pub fn pair(&mut self, key: ProviderKey<'_>) -> Result<(Rc<Found>, Rc<Found>), Fault> {
-        let public = self.public(key)?;
-        let private = self.find(key.name, Role::Private, key.algorithm)?;
-        if private.modulus == public.modulus { Ok((public, private)) } else { Err(self.malformed(key.name, "is not one pair")) }
+    /// As [`Self::find`], and [`ProviderError::Malformed`] when the two do not belong together.
+    pub fn pair(&mut self, name: &str, algorithm: Algorithm) -> Result<(Rc<Found>, Rc<Found>), Fault> {
+        let public = self.find(name, Role::Public, algorithm)?;
+        let private = self.find(name, Role::Private, algorithm)?;
+        if private.modulus == public.modulus { Ok((public, private)) } else { Err(self.malformed(name, "is not one pair")) }
     }
 
     /// What there is to register about a key.
@@ -119,9 +119,8 @@ impl Keys {
     /// As [`Self::pair`].
     pub fn describe(&mut self, name: &str, algorithm: Algorithm) -> Result<Description, Fault> {
         let public_key = if algorithm.has_public_key() {
-            let public_key = self.find(name, Role::Public, algorithm)?.public_key.clone();
-            self.pair(ProviderKey { name, version: "", algorithm, public_key: Some(&public_key) })?;
-            Some(public_key)
+            let (public, _) = self.pair(name, algorithm)?;
+            Some(public.public_key.clone())
         } else {
             self.find(name, Role::Secret, algorithm)?;
             None

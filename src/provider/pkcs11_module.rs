@@ -13,7 +13,14 @@ use std::{
     path::{Path, PathBuf},
     process,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
+
+/// How often a token that fails is asked for its name.
+const INFO_TRIES: u32 = 4;
+
+/// How long to wait before it is asked again: longer than a small file takes to be written.
+const INFO_PAUSE: Duration = Duration::from_millis(2);
 
 struct Loaded {
     path: PathBuf,
@@ -88,19 +95,36 @@ impl TokenName {
     /// when several fit.
     pub fn find(&self, context: &Pkcs11, module: &Path) -> Result<(Slot, TokenInfo), Fault> {
         let mut found = None;
+        let mut unread = None;
         for slot in context.get_slots_with_token()? {
-            let info = match context.get_token_info(slot) {
+            let info = match info(context, slot) {
                 Ok(info) => info,
-                // Taken out meanwhile, or another module's trouble behind a proxy: not the token that is looked for.
-                Err(Error::Pkcs11(RvError::TokenNotPresent | RvError::TokenNotRecognized | RvError::DeviceRemoved, _)) => continue,
-                Err(error) => return Err(error.into()),
+                // A token in trouble must not keep others from being used.
+                Err(error) => {
+                    unread = Some(error);
+                    continue;
+                }
             };
             if self.fits(&info) && found.replace((slot, info)).is_some() {
                 let text = format!("{} is ambiguous in \"{}\": give label and serial number.", self.show(), module.display());
                 return Err(ProviderError::Denied(text).into());
             }
         }
+        if let (None, Some(error)) = (&found, unread) {
+            return Err(error.into());
+        }
         let absent = || ProviderError::Unavailable(format!("{} is not present in \"{}\".", self.show(), module.display()));
         found.ok_or_else(|| absent().into())
     }
+}
+
+/// What a token says of itself. SoftHSM fails for a moment while another process writes to the token.
+fn info(context: &Pkcs11, slot: Slot) -> Result<TokenInfo, Error> {
+    for _ in 0..INFO_TRIES {
+        match context.get_token_info(slot) {
+            Err(Error::Pkcs11(RvError::GeneralError | RvError::FunctionFailed, _)) => std::thread::sleep(INFO_PAUSE),
+            answer => return answer,
+        }
+    }
+    context.get_token_info(slot)
 }
