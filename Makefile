@@ -5,6 +5,7 @@
 #                              others: ~/.cache/kms_wrap)
 #   KMS_WRAP_TARGET=DIR        where cargo builds (target)
 #   KMS_WRAP_SERVER_USER=USER  who runs servers when root calls (postgres)
+#   KMS_WRAP_FEATURES="aws"    which cloud providers are built in (clouds: all; empty: none)
 #   KMS_WRAP_MATRIX="16 18"    which other PostgreSQL versions are tested (16 17 18)
 #
 # As root on Debian what is missing is installed; other users bring a PostgreSQL

@@ -99,7 +99,7 @@ struct Key {
 impl Key {
     fn spec(&self, slot: SlotNo) -> SlotSpec {
         let id = &self.sealed.identity;
-        SlotSpec { slot, algorithm: id.algorithm, key_ref: self.key_ref.clone(), encapsulation_key: id.public_key.clone() }
+        SlotSpec { slot, algorithm: id.algorithm, key_ref: self.key_ref.clone(), public_key: id.public_key.clone() }
     }
 }
 

@@ -178,7 +178,9 @@ fn all_wrappers_move_there_and_back_under_a_workload() {
             }
             let end = format!("SELECT status FROM kms_wrap.rewrap_campaigns WHERE id = {campaign}");
             wait_until("the campaign ends", || site.value(&end) != "running");
-            let failed = format!("SELECT last_error, count(*) FROM kms_wrap.rewrap_jobs WHERE campaign_id = {campaign} AND status = 'failed' GROUP BY 1");
+            let failed = format!(
+                "SELECT last_error, count(*) FROM kms_wrap.rewrap_jobs WHERE campaign_id = {campaign} AND status = 'failed' GROUP BY 1"
+            );
             assert_eq!(site.value(&failed), "", "{from} to {to}");
         }
         let under = format!(

@@ -15,6 +15,9 @@ else
     KW_CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/kms_wrap
 fi
 
+# What is built besides the extension for one PostgreSQL: key providers of clouds.
+KW_FEATURES=${KMS_WRAP_FEATURES-clouds}
+
 # The server refuses to run as root, so root hands everything that touches a
 # cluster to this user; that user must be able to read what we make for it.
 KW_SERVER_USER=${KMS_WRAP_SERVER_USER:-postgres}

@@ -9,10 +9,10 @@ tier_lint() {
     check "lint/clippy of the core" cargo clippy -q --no-default-features --all-targets -- -D warnings
     # On its own, because what plain `cargo test` skips `--all-targets` skips too.
     check "lint/clippy of the cluster tests" cargo clippy -q --no-default-features --test cluster -- -D warnings
-    check "lint/clippy of the provider tests" cargo clippy -q --no-default-features --test providers -- -D warnings
-    check "lint/clippy of the extension" cargo clippy -q --no-default-features --features "$pg" --lib --bins -- -D warnings
+    check "lint/clippy of the provider tests" cargo clippy -q --no-default-features --features clouds --test providers -- -D warnings
+    check "lint/clippy of the extension" cargo clippy -q --no-default-features --features "$pg clouds" --lib --bins -- -D warnings
     check "lint/rustdoc of the core" rustdoc_of --no-default-features
-    check "lint/rustdoc of the extension" rustdoc_of --no-default-features --features "$pg"
+    check "lint/rustdoc of the extension" rustdoc_of --no-default-features --features "$pg clouds"
     check "lint/the core builds without pgrx" core_has_no_pgrx
     check "lint/the core names no PostgreSQL" core_names_no_pgrx
     check "lint/shell syntax" each_script bash -n

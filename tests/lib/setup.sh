@@ -173,7 +173,7 @@ build_and_install() (
     cd "$KW_ROOT" || exit 1
     if [[ $1 == release ]]; then CARGO_TARGET_DIR=$KW_TARGET/pg$PG_MAJOR; else CARGO_TARGET_DIR=$KW_TARGET/$1; fi
     export CARGO_TARGET_DIR
-    cargo pgrx install --profile "$1" --pg-config "$PG_CONFIG" --no-default-features --features "pg$PG_MAJOR"
+    cargo pgrx install --profile "$1" --pg-config "$PG_CONFIG" --no-default-features --features "pg$PG_MAJOR $KW_FEATURES"
 )
 
 uninstall_extension() {
