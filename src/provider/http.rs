@@ -109,7 +109,8 @@ impl Http {
             request = request.header(name, value);
         }
         if let Some(body) = body {
-            request = request.body(body.to_vec());
+            // Owned, and not copied: wiped when it was sent.
+            request = request.body(bytes::Bytes::from_owner(body));
         }
         let mut response = request.send().await.map_err(|e| self.unavailable(&e))?;
         let status = response.status();
