@@ -16,6 +16,8 @@ static ALLOWED_KEYS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>
 static PKCS11_MODULES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static KMS_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5000);
 static TRIGGER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(2000);
+static HEALTH_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
+static HEALTH_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 86_400);
 static WORKER_DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static REQUIRE_ORIGIN: GucSetting<bool> = GucSetting::<bool>::new(false);
 static REQUIRE_PQ: GucSetting<bool> = GucSetting::<bool>::new(false);
@@ -101,6 +103,7 @@ pub(crate) fn init(preloaded: bool) {
         GucFlags::SUPERUSER_ONLY,
     );
     init_providers(hidden);
+    init_probes();
     // SAFETY: called once from _PG_init with a static, NUL-terminated prefix.
     #[allow(unsafe_code)]
     unsafe {
@@ -167,6 +170,30 @@ fn init_providers(hidden: GucFlags) {
     );
 }
 
+fn init_probes() {
+    let unit = GucFlags::SUPERUSER_ONLY | GucFlags::UNIT_S;
+    GucRegistry::define_int_guc(
+        c"kms_wrap.health_interval",
+        c"How often a background worker probes every key provider and its keys.",
+        c"In seconds, at most a day. A provider that is down is suspended for three intervals. 0 means never.",
+        &HEALTH_INTERVAL,
+        0,
+        86_400,
+        GucContext::Sighup,
+        unit,
+    );
+    GucRegistry::define_int_guc(
+        c"kms_wrap.health_retention",
+        c"How long a background worker keeps the results of probes.",
+        c"In seconds, at least an hour.",
+        &HEALTH_RETENTION,
+        3_600,
+        i32::MAX,
+        GucContext::Sighup,
+        unit,
+    );
+}
+
 /// What remote providers may use.
 pub(crate) fn environment() -> Environment {
     let credentials = match CREDENTIAL_DIRECTORY.get() {
@@ -192,6 +219,16 @@ pub(crate) fn kms_timeout() -> Duration {
 
 pub(crate) fn trigger_timeout() -> Duration {
     millis(&TRIGGER_TIMEOUT)
+}
+
+/// Seconds between probes; `None` when there are none.
+pub(crate) fn health_interval() -> Option<u32> {
+    u32::try_from(HEALTH_INTERVAL.get()).ok().filter(|seconds| *seconds > 0)
+}
+
+/// Seconds.
+pub(crate) fn health_retention() -> i32 {
+    HEALTH_RETENTION.get()
 }
 
 fn millis(setting: &GucSetting<i32>) -> Duration {

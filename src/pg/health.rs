@@ -2,10 +2,11 @@
 
 use super::{
     catalog::{
+        health::BY_WORKER,
         key::{self, Key},
         policy, watch,
     },
-    gucs, health_values, kms,
+    gucs, health_providers, health_values, kms,
     make::check_domains,
     report::Failure,
     setup, spi,
@@ -46,6 +47,7 @@ pub(crate) fn findings() -> Result<Vec<Finding>, Failure> {
     for provider in &providers {
         all.push(provider_state(provider, &keys)?);
     }
+    all.extend(health_providers::alarms(&providers));
     all.extend(one_host(&providers));
     all.extend(key_states(&keys));
     for name in watch::policy_names()? {
@@ -119,7 +121,7 @@ fn root_keys(providers: &[watch::ProviderRow]) -> Vec<Finding> {
 fn provider_state(provider: &watch::ProviderRow, keys: &[Key]) -> Result<Finding, Failure> {
     let name = provider.name.as_str();
     if provider.kind != KIND {
-        return Ok(finding("provider", name, "red", format!("kind {} is not supported by this version", provider.kind), "Update kms_wrap"));
+        return health_providers::state(provider);
     }
     let checked = provider.config.as_ref().map_or_else(
         || Err(Failure::internal("no configuration")),
@@ -147,17 +149,10 @@ fn provider_state(provider: &watch::ProviderRow, keys: &[Key]) -> Result<Finding
         }
     }
     if !provider.is_enabled {
-        return Ok(finding("provider", name, "yellow", "disabled", "Set is_enabled in kms_wrap.kms_providers to use it again"));
+        return Ok(disabled(name));
     }
-    if let Some(until) = &provider.suspended_until {
-        let reason = provider.suspend_reason.as_deref().unwrap_or("no reason given");
-        return Ok(finding(
-            "provider",
-            name,
-            "yellow",
-            format!("suspended until {until}: {reason}"),
-            "Set suspended_until to NULL to resume it",
-        ));
+    if let Some(suspended) = suspended(provider) {
+        return Ok(suspended);
     }
     Ok(green(
         "provider",
@@ -167,6 +162,22 @@ fn provider_state(provider: &watch::ProviderRow, keys: &[Key]) -> Result<Finding
             root.name, root.fingerprint, provider.keys, provider.trust_domain
         ),
     ))
+}
+
+pub(super) fn disabled(name: &str) -> Finding {
+    finding("provider", name, "yellow", "disabled", "Set is_enabled in kms_wrap.kms_providers to use it again")
+}
+
+/// A provider that is out of use for new wrappers.
+pub(super) fn suspended(provider: &watch::ProviderRow) -> Option<Finding> {
+    let (until, name) = (provider.suspended_until.as_ref()?, &provider.name);
+    let reason = provider.suspend_reason.as_deref().unwrap_or("no reason given");
+    let action = if reason.starts_with(BY_WORKER) {
+        "The worker resumes it when it is up again".to_owned()
+    } else {
+        format!("SELECT kms_wrap.kw_resume_provider('{name}')")
+    };
+    Some(finding("provider", name, "yellow", format!("suspended until {until}: {reason}"), action))
 }
 
 /// Two local roots count as two domains, but they are files of one host.

@@ -86,7 +86,7 @@ impl Moved {
 }
 
 fn verdict(job: &Job, failure: &Failure) -> Verdict {
-    if failure.is_transient() && job.attempts < job.max_attempts {
+    if failure.is_passing() || failure.is_transient() && job.attempts < job.max_attempts {
         Verdict::Retry(failure.one_line())
     } else {
         Verdict::Failed(failure.one_line())

@@ -10,11 +10,12 @@ pub(crate) struct Failure {
     message: String,
     detail: Option<String>,
     hint: Option<String>,
+    is_passing: bool,
 }
 
 impl Failure {
     fn new(code: PgSqlErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), detail: None, hint: None }
+        Self { code, message: message.into(), detail: None, hint: None, is_passing: false }
     }
 
     pub(crate) fn detail(self, detail: impl Into<String>) -> Self {
@@ -23,6 +24,16 @@ impl Failure {
 
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// The same, known to end by itself.
+    pub(crate) fn passing(self) -> Self {
+        Self { is_passing: true, ..self }
+    }
+
+    /// Whether it ends by itself, however long that takes.
+    pub(crate) fn is_passing(&self) -> bool {
+        self.is_passing
     }
 
     /// 22023: an argument that cannot be used. DETAIL says the limit.

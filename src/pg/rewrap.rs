@@ -201,10 +201,12 @@ impl Batch {
             ));
         }
         if !to.is_usable() {
-            return Err(Failure::state(
+            let failure = Failure::state(
                 format!("KMS key {} cannot take new shares", to.label()),
                 "It must be active, for wrapping, and its provider enabled and not suspended.",
-            ));
+            );
+            // Jobs wait for the end of a suspension, which an outage may bring about in the middle of a campaign.
+            return Err(if to.would_be_usable() { failure.passing() } else { failure });
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use super::{
         watch,
     },
     gucs, jobs,
+    probing::Probing,
     report::Failure,
 };
 use pgrx::{
@@ -175,9 +176,11 @@ pub extern "C-unwind" fn kms_wrap_worker_main(arg: pg_sys::Datum) {
     while !transaction(|| Ok(Spi::get_one::<bool>(ONLY_WORKER)? == Some(true))) {
         wait(POLL);
     }
+    let mut probing = Probing::default();
     loop {
-        let patience = if step() { Duration::ZERO } else { transaction(until_due) };
-        wait(patience);
+        // Both in turn: a campaign waits for one call of a probe at most, and probes for one batch.
+        let is_busy = [step(), probing.step()].contains(&true);
+        wait(if is_busy { Duration::ZERO } else { transaction(until_due) });
     }
 }
 
@@ -218,6 +221,6 @@ fn until_due() -> Result<Duration, Failure> {
 }
 
 /// Runs in a transaction of its own. An error ends the worker; the launcher starts another, and the leases are free again.
-fn transaction<T>(body: impl FnOnce() -> Result<T, Failure>) -> T {
+pub(super) fn transaction<T>(body: impl FnOnce() -> Result<T, Failure>) -> T {
     BackgroundWorker::transaction(std::panic::AssertUnwindSafe(|| body().map_err(ErrorReport::from).unwrap_or_report()))
 }

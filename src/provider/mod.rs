@@ -27,6 +27,7 @@ pub mod pkcs11_error;
 pub mod pkcs11_keys;
 pub mod pkcs11_module;
 pub mod pkcs11_pin;
+pub mod probe;
 pub mod root_key;
 pub mod spki;
 pub mod transit;

@@ -29,6 +29,7 @@ mod kat_mlkem;
 mod kat_xaes;
 mod kat_xwing;
 mod kms;
+mod probe;
 mod properties;
 mod properties_policy;
 mod row;

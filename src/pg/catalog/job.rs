@@ -201,7 +201,7 @@ const RECORD: &str = "WITH r AS (
            finished_at = CASE WHEN v.status OPERATOR(pg_catalog.=) 'pending' THEN NULL ELSE pg_catalog.now() END,
            next_attempt_at = CASE WHEN v.status OPERATOR(pg_catalog.<>) 'pending' THEN j.next_attempt_at
              ELSE pg_catalog.now() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs =>
-                  LEAST(300, pg_catalog.power(2::pg_catalog.float8, j.attempts::pg_catalog.float8 OPERATOR(pg_catalog.-) 1::pg_catalog.float8))
+                  LEAST(300, pg_catalog.power(2::pg_catalog.float8, LEAST(j.attempts, 20)::pg_catalog.float8 OPERATOR(pg_catalog.-) 1::pg_catalog.float8))
                   OPERATOR(pg_catalog.*) (0.5 OPERATOR(pg_catalog.+) pg_catalog.random())) END
        FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)) AS v (id, status, error)
        WHERE j.id OPERATOR(pg_catalog.=) v.id AND COALESCE(j.status, '') OPERATOR(pg_catalog.=) 'running' AND j.lease_owner OPERATOR(pg_catalog.=) $4

@@ -87,7 +87,12 @@ impl Key {
 
     /// Whether new shares may be put under it.
     pub(crate) fn is_usable(&self) -> bool {
-        self.status == KeyStatus::Active && self.provider_enabled && !self.provider_suspended && self.purpose != "encrypt"
+        self.would_be_usable() && !self.provider_suspended
+    }
+
+    /// The same but for a suspension of its provider.
+    pub(crate) fn would_be_usable(&self) -> bool {
+        self.status == KeyStatus::Active && self.provider_enabled && self.purpose != "encrypt"
     }
 
     /// For messages: `1003 ("provider"/"key")`.
@@ -183,6 +188,19 @@ const LOCK_ACTIVE: &str = "SELECT id FROM kms_wrap.kms_keys
 /// providers have answered, right before wrappers under the keys are written; disabling a key is not held up by it.
 pub(crate) fn lock_active(ids: &[i64]) -> Result<Vec<i64>, Failure> {
     spi::write(LOCK_ACTIVE, &[ids.to_vec().into()], |row| row.next())
+}
+
+const IN_USE: &str = concat!(
+    "SELECT ",
+    key_columns!(),
+    " FROM kms_wrap.kms_keys k",
+    key_joins!(),
+    "WHERE k.provider_id OPERATOR(pg_catalog.=) $1 AND k.status OPERATOR(pg_catalog.=) ANY ('{active,retired}') ORDER BY k.id"
+);
+
+/// The keys of a provider that new or old wrappers may need.
+pub(crate) fn in_use(provider: i64) -> Result<Vec<Key>, Failure> {
+    Ok(spi::select(IN_USE, &[provider.into()], read)?.into_iter().flatten().collect())
 }
 
 /// All keys, in the order of their ids.

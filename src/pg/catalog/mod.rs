@@ -3,6 +3,7 @@
 pub(crate) mod campaign;
 pub(crate) mod column;
 pub(crate) mod grant;
+pub(crate) mod health;
 pub(crate) mod job;
 pub(crate) mod key;
 pub(crate) mod local;

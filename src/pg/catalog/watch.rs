@@ -4,7 +4,7 @@ use crate::pg::{report::Failure, spi};
 use pgrx::JsonB;
 use serde_json::Value;
 
-const PROVIDERS: &str = "SELECT p.name::pg_catalog.text, p.provider, p.is_enabled,
+const PROVIDERS: &str = "SELECT p.id, p.name::pg_catalog.text, p.provider, p.is_enabled,
             CASE WHEN p.suspended_until OPERATOR(pg_catalog.>) pg_catalog.now() THEN p.suspended_until::pg_catalog.text END, p.suspend_reason,
             p.trust_domain::pg_catalog.text, c.config,
             (SELECT pg_catalog.count(*) FROM kms_wrap.kms_keys k WHERE k.provider_id OPERATOR(pg_catalog.=) p.id)
@@ -12,6 +12,7 @@ const PROVIDERS: &str = "SELECT p.name::pg_catalog.text, p.provider, p.is_enable
 
 /// A provider as kw_health shows it.
 pub(crate) struct ProviderRow {
+    pub(crate) id: i64,
     pub(crate) name: String,
     pub(crate) kind: String,
     pub(crate) is_enabled: bool,
@@ -26,6 +27,7 @@ pub(crate) struct ProviderRow {
 pub(crate) fn providers() -> Result<Vec<ProviderRow>, Failure> {
     spi::select(PROVIDERS, &[], |row| {
         Ok(ProviderRow {
+            id: row.next()?,
             name: row.next()?,
             kind: row.next()?,
             is_enabled: row.next()?,

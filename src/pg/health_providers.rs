@@ -1,0 +1,114 @@
+//! What kw_health says about remote providers: from the latest probes and what calls have met. It asks nobody.
+
+use super::{
+    breaker::Breaker,
+    catalog::{
+        health::{self, Latest},
+        watch,
+    },
+    gucs,
+    health::{Finding, finding, green},
+    init, remote,
+    report::Failure,
+};
+use crate::provider::local::KIND;
+use serde_json::Value;
+
+const WHAT: &str = "provider";
+const PROBE: &str = "Try again with kms_wrap.kw_check_health(); see the provider's own log";
+
+/// One row.
+pub(super) fn state(provider: &watch::ProviderRow) -> Result<Finding, Failure> {
+    let name = provider.name.as_str();
+    if let Some(why) = unusable(provider) {
+        return Ok(finding(WHAT, name, "red", why, "Correct it with kms_wrap.kw_set_provider_config(), the settings or the files"));
+    }
+    if !provider.is_enabled {
+        return Ok(super::health::disabled(name));
+    }
+    let latest = health::latest(provider.id)?;
+    if let Some(down) = latest.as_ref().filter(|probe| probe.status == "down") {
+        let suspended = if provider.suspended_until.is_some() { "; suspended" } else { "" };
+        return Ok(finding(WHAT, name, "red", format!("{}{suspended}", found(down)), PROBE));
+    }
+    let state = Breaker::of(provider.id).state();
+    if state.failures > 0 {
+        let times = if state.failures == 1 { "time".to_owned() } else { format!("{} times", state.failures) };
+        return Ok(finding(WHAT, name, "red", format!("could not be reached the last {times}"), PROBE));
+    }
+    if let Some(suspended) = super::health::suspended(provider) {
+        return Ok(suspended);
+    }
+    let Some(latest) = latest else {
+        return Ok(finding(WHAT, name, "yellow", "not probed yet", "SELECT * FROM kms_wrap.kw_check_health(); a worker does it by itself"));
+    };
+    let ailing = health::ailing_keys(provider.id)?;
+    if let Some((key, status, error)) = ailing.first() {
+        let color = if status == "down" { "red" } else { "yellow" };
+        let more = if ailing.len() > 1 { format!("; and {} more of its keys", ailing.len() - 1) } else { String::new() };
+        return Ok(finding(WHAT, name, color, format!("key \"{key}\" is {status}: {error}{more}"), PROBE));
+    }
+    if latest.status != "up" {
+        return Ok(finding(WHAT, name, "yellow", found(&latest), PROBE));
+    }
+    Ok(green(
+        WHAT,
+        name,
+        format!(
+            "{}, {} keys, trust domain \"{}\", up at {}, {}",
+            provider.kind,
+            provider.keys,
+            provider.trust_domain,
+            latest.checked_at,
+            calls(state.calls, state.micros)
+        ),
+    ))
+}
+
+fn found(probe: &Latest) -> String {
+    format!("{} at {}: {}", probe.status, probe.checked_at, probe.error.as_deref().unwrap_or("no reason given"))
+}
+
+fn calls(calls: u64, micros: u64) -> String {
+    let scope = if init::is_preloaded() { "since the server's start" } else { "in this session" };
+    match micros.checked_div(calls) {
+        None => format!("no calls {scope}"),
+        Some(mean) => format!("{calls} calls of {}.{} ms on average {scope}", mean / 1000, mean / 100 % 10),
+    }
+}
+
+/// Why the provider cannot be asked at all: its configuration, what settings allow, a missing file.
+fn unusable(provider: &watch::ProviderRow) -> Option<String> {
+    let config = provider.config.clone().unwrap_or_default();
+    if let Err(e) = remote::of(provider.id, &provider.name, &provider.kind, &config.to_string()) {
+        return Some(e.detail().to_owned());
+    }
+    let credentials = gucs::environment().credentials;
+    let fields = config.as_object()?.iter().filter(|(field, _)| field.ends_with("_file"));
+    let mut files = fields.filter_map(|(_, name)| name.as_str());
+    let missing = files.find(|name| credentials.stamp(name).is_none())?;
+    Some(format!("credential file \"{}\" is missing", credentials.0.join(missing).display()))
+}
+
+/// Shares that did not verify, and settings that would limit what a role with rights on our tables can make the server call.
+pub(super) fn alarms(providers: &[watch::ProviderRow]) -> Vec<Finding> {
+    let remotes: Vec<_> = providers.iter().filter(|p| p.kind != KIND).collect();
+    let mut all: Vec<_> = remotes.iter().filter_map(|p| rejected(p)).collect();
+    let over_network = |p: &&watch::ProviderRow| p.config.as_ref().is_some_and(|c| c.get("module").and_then(Value::as_str).is_none());
+    if gucs::environment().allowed_endpoints.is_empty() && remotes.iter().any(|p| over_network(p)) {
+        let action = "Set it to the endpoints of your providers";
+        all.push(finding("setting", "kms_wrap.allowed_endpoints", "yellow", "empty: providers may have any endpoint", action));
+    }
+    if gucs::allowed_keys().is_empty() && !remotes.is_empty() {
+        let action = "Set it to patterns of your keys' references";
+        all.push(finding("setting", "kms_wrap.allowed_keys", "yellow", "empty: any key of a provider may be registered", action));
+    }
+    all
+}
+
+fn rejected(provider: &watch::ProviderRow) -> Option<Finding> {
+    let n = Breaker::of(provider.id).state().rejected;
+    let scope = if init::is_preloaded() { "since the server's start" } else { "in this session" };
+    let action = "Somebody may have changed wrappers or keys: SELECT * FROM kms_wrap.kw_verify() WHERE NOT ok";
+    (n > 0).then(|| finding("rejected shares", &provider.name, "red", format!("{n} wrapped shares did not verify {scope}"), action))
+}
