@@ -25,8 +25,8 @@ COMMENT ON COLUMN kms_wrap.kms_providers.is_enabled IS 'False: no key of the pro
 COMMENT ON COLUMN kms_wrap.kms_providers.provider_config_id IS 'How to reach it. Required for kind local, where it also says whose root key seals the keys.';
 COMMENT ON COLUMN kms_wrap.kms_providers.trust_domain IS
     'Who can use the provider''s keys without the others'' help. Two slots of one split wrapper need different domains, unless the policy says otherwise.';
-COMMENT ON COLUMN kms_wrap.kms_providers.suspended_until IS 'Until then no new wrapper uses the provider. NULL: not suspended.';
-COMMENT ON COLUMN kms_wrap.kms_providers.suspend_reason IS 'Why it is suspended, for people.';
+COMMENT ON COLUMN kms_wrap.kms_providers.suspended_until IS 'Until then no new wrapper uses the provider and no rewrap leads to it; what it has wrapped opens. NULL: not suspended.';
+COMMENT ON COLUMN kms_wrap.kms_providers.suspend_reason IS 'Why it is suspended, for people. A worker''s reasons begin with health: and are the only ones that it ends.';
 
 COMMENT ON TABLE kms_wrap.kms_keys IS
     'References to keys at providers. What stands in a key reference, and the public key, cannot change while a wrapper uses the key; nor can it be deleted while a live one does.';

@@ -22,6 +22,8 @@ COMMENT ON VIEW kms_wrap.kw_rewrap_progress IS
     'How far each campaign is. open: jobs pending or running. percent: of total, ended in any way. rate_per_second: done and failed since it started, pauses included. eta: time left at that rate.';
 COMMENT ON VIEW kms_wrap.vw_kms_health_checks IS 'Probes of providers and keys; latency_ms in milliseconds.';
 COMMENT ON VIEW kms_wrap.vw_kms_health_latest IS 'The latest probe of each provider and key that still exists.';
+COMMENT ON VIEW kms_wrap.vw_kms_health_24h IS
+    'Probes of the last 24 hours for each provider (kms_key_id NULL) and key that still exists: how many, of which status, how many failed for which class of error, availability (not down) in per cent, and percentiles of the latency in milliseconds.';
 
 COMMENT ON FUNCTION kms_wrap.kw_key_in_use IS
     'Whether any wrapper has a slot under a key; live_only: any wrapper that is not invalid. Internal, used by the guards. 55000 under repeatable read and serializable.';

@@ -143,13 +143,13 @@ COMMENT ON COLUMN kms_wrap.rewrap_jobs.next_attempt_at IS 'Not claimed before th
 COMMENT ON COLUMN kms_wrap.rewrap_jobs.lease_owner IS 'Session that runs it. NULL unless running.';
 COMMENT ON COLUMN kms_wrap.rewrap_jobs.lease_until IS 'When the lease ends and others may claim the job. NULL unless running.';
 
-COMMENT ON TABLE kms_wrap.kms_health_checks IS 'Probes of providers and keys.';
+COMMENT ON TABLE kms_wrap.kms_health_checks IS 'Probes of providers and keys, by a worker every kms_wrap.health_interval and by kw_check_health(). A worker removes those older than kms_wrap.health_retention.';
 COMMENT ON COLUMN kms_wrap.kms_health_checks.id IS 'Identifies the probe. Starts at 1000.';
-COMMENT ON COLUMN kms_wrap.kms_health_checks.provider_id IS 'Provider asked. NULL if only a key was, or after the provider was deleted.';
+COMMENT ON COLUMN kms_wrap.kms_health_checks.provider_id IS 'Provider asked. NULL after the provider was deleted.';
 COMMENT ON COLUMN kms_wrap.kms_health_checks.kms_key_id IS 'Key tried. NULL if none was, or after the key was deleted.';
 COMMENT ON COLUMN kms_wrap.kms_health_checks.status IS 'up, degraded or down.';
-COMMENT ON COLUMN kms_wrap.kms_health_checks.latency_ms IS 'Time of the answer in milliseconds. NULL: none came.';
-COMMENT ON COLUMN kms_wrap.kms_health_checks.error IS 'What went wrong, without the provider''s own text.';
+COMMENT ON COLUMN kms_wrap.kms_health_checks.latency_ms IS 'Time in milliseconds of the calls that came to a good end: of a key, wrapping and unwrapping together. NULL: none did.';
+COMMENT ON COLUMN kms_wrap.kms_health_checks.error IS 'What went wrong: unavailable, throttled, denied, not_found, malformed or slow, a colon, and a sentence. Never the provider''s own text.';
 COMMENT ON COLUMN kms_wrap.kms_health_checks.checked_at IS 'When it was tried.';
 COMMENT ON COLUMN kms_wrap.kms_health_checks.provider_name IS 'Name of the provider; filled by a trigger when the provider is deleted, if it was empty.';
 COMMENT ON COLUMN kms_wrap.kms_health_checks.key_ref IS 'external_key_ref of the key; filled by a trigger when the key is deleted, if it was empty.';

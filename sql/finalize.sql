@@ -45,6 +45,12 @@ COMMENT ON FUNCTION kms_wrap.kw_verify IS
     'Opens every selected wrapper, as far as that goes without the caller''s context, and returns a row for each with the SQLSTATE and text of what is wrong. The selectors that are given must all match; none: all wrappers. 42704.';
 COMMENT ON FUNCTION kms_wrap.kw_health IS
     'State of root keys, providers, keys, wrappers, worker and settings: component, name, status, detail and what to do about it.';
+COMMENT ON FUNCTION kms_wrap.kw_check_health IS
+    'Probes a provider, or all that are enabled, and each of their active and retired keys now: wraps and opens a random share. Returns and keeps a row for each, kms_key_id NULL for the provider itself; on a standby it only returns them. status: up, degraded (slow, or only one of wrapping and unwrapping is allowed), down. latency_ms: of the calls that came to a good end. error: class, colon, sentence. A provider whose circuit breaker is open is down without being asked. 42501, 42704.';
+COMMENT ON FUNCTION kms_wrap.kw_suspend_provider IS
+    'Takes a provider out of use for new wrappers and as a target of rewraps until ttl is over, and returns when that is; what it has wrapped still opens. reason: 1 to 255 characters, not beginning with health:. ttl: more than 0 and at most a year. A worker''s probes do not end it. 22004, 22023, 42501, 42704.';
+COMMENT ON FUNCTION kms_wrap.kw_resume_provider IS
+    'Ends the suspension of a provider, whoever has made it; false if it was not suspended. A worker suspends it again if it is down. 22004, 42501, 42704.';
 COMMENT ON FUNCTION kms_wrap.kw_schedule_rewrap IS
     'Queues a rewrap of all wrappers that every given selector matches, and returns the campaign''s id; dry_run makes none. Needs manage on the policy, which must then be given, or the extension''s owner. Wrappers that have the targets already are counted only. At most rate_per_second wrappers a second. 22023, 42704, 55000 from_key is still picked by a policy.';
 COMMENT ON FUNCTION kms_wrap.kw_pause IS 'Pauses a campaign; jobs being worked on end. 42704, 55000 not running.';
@@ -100,6 +106,7 @@ ALTER FUNCTION kms_wrap.kw_jobs_work SET plan_cache_mode = force_generic_plan;
 ALTER FUNCTION kms_wrap.kw_jobs_work SET jit = off;
 ALTER FUNCTION kms_wrap.kw_schedule_rewrap SET jit = off;
 ALTER FUNCTION kms_wrap.kw_verify SET jit = off;
+ALTER FUNCTION kms_wrap.kw_check_health SET jit = off;
 ALTER FUNCTION kms_wrap.kw_column_lookup SET jit = off;
 ALTER FUNCTION kms_wrap.kw_column_progress SET jit = off;
 ALTER FUNCTION kms_wrap.kw_column_obstacles SET jit = off;

@@ -145,3 +145,29 @@ SELECT DISTINCT ON (h.kms_key_id, h.provider_id)
 FROM kms_wrap.kms_health_checks h
 WHERE num_nonnulls(h.provider_id, h.kms_key_id) > 0
 ORDER BY h.kms_key_id, h.provider_id, h.checked_at DESC, h.id DESC;
+
+-- Percentiles are over the probes that have a latency; classes are what error begins with.
+CREATE VIEW kms_wrap.vw_kms_health_24h WITH (security_barrier) AS
+SELECT h.provider_id, h.kms_key_id, p.name AS provider_name, k.external_key_ref AS key_ref, h.probes, h.up, h.degraded, h.down,
+    round(100.0 * (h.probes - h.down) / h.probes, 2) AS availability_percent, h.p50_ms, h.p95_ms, h.p99_ms,
+    h.unavailable, h.throttled, h.denied, h.not_found, h.malformed, h.slow, h.last_checked_at
+FROM (
+    SELECT c.provider_id, c.kms_key_id, count(*) AS probes,
+        count(*) FILTER (WHERE c.status = 'up') AS up, count(*) FILTER (WHERE c.status = 'degraded') AS degraded,
+        count(*) FILTER (WHERE c.status = 'down') AS down,
+        percentile_disc(0.50) WITHIN GROUP (ORDER BY c.latency_ms) AS p50_ms,
+        percentile_disc(0.95) WITHIN GROUP (ORDER BY c.latency_ms) AS p95_ms,
+        percentile_disc(0.99) WITHIN GROUP (ORDER BY c.latency_ms) AS p99_ms,
+        count(*) FILTER (WHERE c.error LIKE 'unavailable:%') AS unavailable,
+        count(*) FILTER (WHERE c.error LIKE 'throttled:%') AS throttled,
+        count(*) FILTER (WHERE c.error LIKE 'denied:%') AS denied,
+        count(*) FILTER (WHERE c.error LIKE 'not\_found:%') AS not_found,
+        count(*) FILTER (WHERE c.error LIKE 'malformed:%') AS malformed,
+        count(*) FILTER (WHERE c.error LIKE 'slow:%') AS slow,
+        max(c.checked_at) AS last_checked_at
+    FROM kms_wrap.kms_health_checks c
+    WHERE c.checked_at > CURRENT_TIMESTAMP - INTERVAL '24 hours' AND num_nonnulls(c.provider_id, c.kms_key_id) > 0
+    GROUP BY c.provider_id, c.kms_key_id
+) h
+LEFT JOIN kms_wrap.kms_keys k ON k.id = h.kms_key_id
+LEFT JOIN kms_wrap.kms_providers p ON p.id = COALESCE(h.provider_id, k.provider_id);

@@ -117,3 +117,5 @@ CREATE TABLE kms_wrap.kms_health_checks (
 
 CREATE INDEX idx_kms_hc_provider_time ON kms_wrap.kms_health_checks (provider_id, checked_at);
 CREATE INDEX idx_kms_hc_key_time ON kms_wrap.kms_health_checks (kms_key_id, checked_at);
+-- For the view of the last 24 hours, and to find what is too old.
+CREATE INDEX idx_kms_hc_time ON kms_wrap.kms_health_checks (checked_at);

@@ -22,6 +22,7 @@ mod harness;
 mod install;
 mod jobs;
 mod leaks;
+mod probes;
 mod process;
 mod psql;
 mod remote;
