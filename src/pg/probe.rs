@@ -159,7 +159,8 @@ impl Round {
             Ok(_) => Opened::Wrong,
         };
         // What has opened before goes back until it is rejected; what is new stays when it has opened.
-        if if wrapped.is_ok() { matches!(opened, Opened::Right(_)) } else { opened != Opened::Wrong } {
+        let keeps = if wrapped.is_ok() { matches!(opened, Opened::Right(_)) } else { opened != Opened::Wrong };
+        if keeps {
             let place = place(&key)?;
             CANARIES.with_borrow_mut(|canaries| canaries.insert(place, canary));
         }

@@ -112,9 +112,10 @@ const IN_RANGE: &str =
 const SUSPEND_BY_HAND: &str = "UPDATE kms_wrap.kms_providers
      SET suspended_until = pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) $3, suspend_reason = $2
      WHERE name OPERATOR(pg_catalog.=) $1 RETURNING suspended_until";
-const RESUME: &str = "UPDATE kms_wrap.kms_providers SET suspended_until = NULL, suspend_reason = NULL
-     WHERE name OPERATOR(pg_catalog.=) $1 AND (suspended_until IS NOT NULL OR suspend_reason IS NOT NULL)
-     RETURNING COALESCE(suspended_until OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp(), false)";
+const RESUME: &str = "UPDATE kms_wrap.kms_providers p SET suspended_until = NULL, suspend_reason = NULL
+     FROM (SELECT id, suspended_until FROM kms_wrap.kms_providers WHERE name OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE) o
+     WHERE p.id OPERATOR(pg_catalog.=) o.id AND (p.suspended_until IS NOT NULL OR p.suspend_reason IS NOT NULL)
+     RETURNING COALESCE(o.suspended_until OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp(), false)";
 
 /// Suspends a provider in a person's name; returns until when.
 pub(crate) fn suspend_by_hand(name: &str, reason: &str, ttl: Interval) -> Result<TimestampWithTimeZone, Failure> {
