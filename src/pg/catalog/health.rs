@@ -81,7 +81,7 @@ const SUSPEND: &str = "UPDATE kms_wrap.kms_providers
        AND (suspended_until IS NULL
             OR suspended_until OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()
             OR (pg_catalog.starts_with(suspend_reason, 'health:') AND suspended_until OPERATOR(pg_catalog.<)
-                pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => 1.5::pg_catalog.float8 OPERATOR(pg_catalog.*) $2)))";
+                (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => 1.5::pg_catalog.float8 OPERATOR(pg_catalog.*) $2))))";
 const RELEASE: &str = "UPDATE kms_wrap.kms_providers SET suspended_until = NULL, suspend_reason = NULL
      WHERE id OPERATOR(pg_catalog.=) $1 AND pg_catalog.starts_with(suspend_reason, 'health:')";
 
@@ -98,7 +98,7 @@ pub(crate) fn release(provider: i64) -> Result<bool, Failure> {
 
 const REMOVE_OLD: &str = "DELETE FROM kms_wrap.kms_health_checks WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY(
        SELECT h.id FROM kms_wrap.kms_health_checks h
-       WHERE h.checked_at OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.make_interval(secs => $1)
+       WHERE h.checked_at OPERATOR(pg_catalog.<) (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.make_interval(secs => $1))
        ORDER BY h.checked_at LIMIT $2))";
 
 /// Removes some of the results that are older than so many seconds; `true` when there may be more.
