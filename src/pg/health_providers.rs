@@ -95,7 +95,7 @@ pub(super) fn alarms(providers: &[watch::ProviderRow]) -> Vec<Finding> {
     let remotes: Vec<_> = providers.iter().filter(|p| p.kind != KIND).collect();
     let mut all: Vec<_> = remotes.iter().filter_map(|p| rejected(p)).collect();
     let over_network = |p: &&watch::ProviderRow| p.config.as_ref().is_some_and(|c| c.get("module").and_then(Value::as_str).is_none());
-    if gucs::environment().allowed_endpoints.is_empty() && remotes.iter().any(|p| over_network(p)) {
+    if gucs::environment().allowed_endpoints.is_empty() && remotes.iter().any(over_network) {
         let action = "Set it to the endpoints of your providers";
         all.push(finding("setting", "kms_wrap.allowed_endpoints", "yellow", "empty: providers may have any endpoint", action));
     }

@@ -93,7 +93,7 @@ pub fn of_provider(answer: &Result<Duration, ProviderError>, has_working_key: bo
 
 /// Up, unless the slowest call took more than half of what a call may take: soon some will fail.
 fn timed(latency: Option<Duration>, slowest: Duration, timeout: Duration) -> Verdict {
-    if slowest > timeout / 2 {
+    if slowest.saturating_mul(2) > timeout {
         let text = format!("slow: It took {:.1} s, more than half of kms_wrap.kms_timeout.", slowest.as_secs_f64());
         return Verdict { status: Status::Degraded, latency, error: Some(text) };
     }

@@ -64,8 +64,8 @@ fn a_provider_that_is_down_is_suspended_replaced_and_resumed() {
     let keys = "SELECT string_agg(DISTINCT h.status || '|' || (h.latency_ms IS NULL), ',') FROM kms_wrap.vw_kms_health_latest h
                 JOIN kms_wrap.kms_providers p ON p.id = h.provider_id WHERE p.name = 'local-a'";
     cluster.wait_for(keys, "down|true");
-    // What was wrapped under it does not open now, so a new wrapper is only made.
-    let made = "SELECT w.kms1_key_id FROM kms_wrap.kw_wrap_dek() d JOIN kms_wrap.key_wrappers w ON w.wrapper_uuid = d::text";
+    let made = "SELECT kms_wrap.kw_wrap_dek() AS made \\gset
+                SELECT kms1_key_id FROM kms_wrap.key_wrappers WHERE wrapper_uuid = :'made'";
     assert_eq!(cluster.psql(made).unwrap(), spare);
 
     // It stays suspended, by fewer writes than probes: each makes every session look at its rights again.
