@@ -71,15 +71,6 @@ pub(crate) fn share() {
     pgrx::pg_shmem_init!(SHARED);
 }
 
-/// The clock itself: the one that statements look at may be older than the call that is judged here, and stands still outside transactions.
-fn clock() -> i64 {
-    // SAFETY: reads the system's clock.
-    #[allow(unsafe_code)]
-    unsafe {
-        pg_sys::GetCurrentTimestamp()
-    }
-}
-
 fn with_table<T>(f: impl FnOnce(&mut Table) -> T) -> T {
     if init::is_preloaded() { f(&mut SHARED.exclusive()) } else { OWN.with_borrow_mut(f) }
 }
