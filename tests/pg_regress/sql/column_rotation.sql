@@ -61,7 +61,7 @@ SELECT id FROM t WHERE secret_bidx = ANY (kms_wrap.kw_blind_index('t', 'secret',
 -- In a sub-select it is the view's index condition, and a prepared statement keeps its plan.
 SET enable_seqscan = off;
 SET enable_bitmapscan = off;
-PREPARE found(text) AS SELECT id, secret FROM t_decrypted WHERE secret_bidx = ANY ((SELECT kms_wrap.kw_blind_index('t', 'secret', $1))::bytea[]);
+PREPARE found(text) AS SELECT id, secret FROM t_decrypted WHERE secret_bidx = ANY ((SELECT kms_wrap.kw_blind_index('t', 'secret', $1))::bytea[]) ORDER BY id;
 CREATE FUNCTION index_conditions(statement text) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     line text;

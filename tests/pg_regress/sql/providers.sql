@@ -61,6 +61,6 @@ SELECT try($$ SELECT kms_wrap.kw_add_provider('c', 'local', '{"root_key": "provi
 SELECT try($$ SELECT kms_wrap.kw_add_provider(NULL, 'local', '{"root_key": "providers-a"}') $$);
 SELECT try($$ SELECT kms_wrap.kw_add_provider('c', NULL, '{"root_key": "providers-a"}') $$);
 SELECT try($$ SELECT kms_wrap.kw_add_provider('c', 'local', NULL) $$);
-SELECT k, try(format('SELECT kms_wrap.kw_add_provider(%L, %L, %L)', 'c', k, '{"root_key": "providers-a"}')) FROM unnest('{openbao,aws,Local,"",x}'::text[]) k;
+SELECT k, try(format('SELECT kms_wrap.kw_add_provider(%L, %L, %L)', 'c', k, '{"root_key": "providers-a"}')) FROM unnest('{openbao,pkcs11,kmip,Local,"",x}'::text[]) k;
 -- Nothing of it is left.
 SELECT count(*), (SELECT count(*) FROM kms_wrap.provider_config) FROM kms_wrap.kms_providers;
