@@ -125,6 +125,12 @@ impl Breaker {
         self.with(|state, _| *state)
     }
 
+    /// Whether a call would be refused now.
+    pub(crate) fn is_open(&self) -> bool {
+        let (state, now) = (self.state(), clock());
+        state.failures > 0 && now < state.open_until.max(state.probing_until)
+    }
+
     /// Fails while the provider counts as unreachable.
     pub(crate) fn check(&self) -> Result<(), ProviderError> {
         match self.state().failures {

@@ -1,6 +1,7 @@
 //! Making a wrapper: policy and keys in, a stored row out.
 
 use super::{
+    breaker::Breaker,
     catalog::{
         key::{Key, PolicyKey},
         policy::Policy,
@@ -218,14 +219,18 @@ fn slots<'k>(choice: &Choice, keys: &HashMap<i64, &'k Key>) -> Result<Vec<(SlotN
 
 fn choose_keys(policy: &Policy, listed: &[PolicyKey], hash: u64) -> Result<Choice, Failure> {
     let mut candidates = Vec::new();
+    let mut healthy = Vec::new();
     for pk in listed {
-        candidates.push(Candidate {
+        let candidate = Candidate {
             key: pk.key.id,
             role: Role::from_name(&pk.slot).ok_or_else(|| Failure::internal("slot of a policy key"))?,
             priority: pk.priority,
             weight: u32::try_from(pk.weight).unwrap_or(0),
             usable: pk.is_usable(),
-        });
+        };
+        let is_reachable = pk.key.is_local() || !Breaker::of(pk.key.provider_id).is_open();
+        healthy.push(Candidate { usable: candidate.usable && is_reachable, ..candidate });
+        candidates.push(candidate);
     }
     let draw = Draw {
         selection: policy.selection,
@@ -234,7 +239,9 @@ fn choose_keys(policy: &Policy, listed: &[PolicyKey], hash: u64) -> Result<Choic
         hash,
     };
     let limit = |n: i16| usize::try_from(n).unwrap_or(0);
-    choose(&candidates, limit(policy.min_layers), limit(policy.max_layers), draw).map_err(|none| {
+    let (least, most) = (limit(policy.min_layers), limit(policy.max_layers));
+    // A provider that just failed is passed over where there is another; where there is none, it is asked, and says why not.
+    choose(&healthy, least, most, draw).or_else(|_| choose(&candidates, least, most, draw)).map_err(|none| {
         let slot = none.role.name();
         Failure::state(
             format!("policy \"{}\" has no usable key for slot \"{slot}\"", policy.name),

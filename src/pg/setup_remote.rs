@@ -79,7 +79,12 @@ pub(crate) fn add_key(
     pins::check_kind(&found.kind)?;
     let failed = |e: ProviderError| Failure::provider(provider, &e);
     let remote = remote::of(found.id, provider, &found.kind, &found.config.to_string()).map_err(failed)?;
-    let described = block_on(remote.call(1, |p| p.describe(external_key_ref, key_version, algorithm)))?.map_err(failed)?;
+    let described = match block_on(remote.call(1, |p| p.describe(external_key_ref, key_version, algorithm)))? {
+        Err(ProviderError::NotFound(_)) => {
+            return Err(Failure::unknown(&format!("{} key of provider \"{provider}\"", algorithm.name()), external_key_ref));
+        }
+        described => described.map_err(failed)?,
+    };
     let mut unlike = Vec::new();
     if described.algorithm != algorithm {
         unlike.push(format!("It is a key of algorithm {}.", described.algorithm.name()));

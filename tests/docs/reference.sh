@@ -53,7 +53,7 @@ has_names() {
 }
 
 # Hidden settings are in no catalog, so the source is asked.
-setting_names() { grep -oE 'c"kms_wrap\.[a-z_]+"' "$root/src/pg/gucs.rs" | cut -d'"' -f2; }
+setting_names() { grep -oE 'c"kms_wrap\.[a-z0-9_]+"' "$root/src/pg/gucs.rs" | cut -d'"' -f2; }
 
 # The row of each setting in the table.
 has_settings() { setting_names | sed "s/.*/| \`&\` |/" | each_in_readme; }

@@ -1,6 +1,9 @@
 //! The `pkcs11` kind against SoftHSM and Kryoptic.
 
-use crate::pkcs11_token::*;
+use crate::{
+    conformance::{self, Keys},
+    pkcs11_token::*,
+};
 use kms_wrap::{
     core::{kem, suite::Algorithm},
     provider::{
@@ -52,6 +55,24 @@ fn a_module_outside_the_allow_list_is_refused_by_the_setting_s_name() {
         assert_eq!(error.field, "module");
         assert!(error.limit.contains("kms_wrap.pkcs11_modules"), "{}", error.limit);
     }
+}
+
+/// What every kind has to do.
+#[test]
+fn conformance_of_softhsm() {
+    crate::fixture::run(|| async {
+        let keys = Keys {
+            key: "aes".into(),
+            other: "other".into(),
+            unknown: "nobody".into(),
+            algorithm: Algorithm::Aes256Gcm,
+            wrong_algorithm: Algorithm::RsaOaepSha1,
+            binds: true,
+            describes: true,
+            most: 1000,
+        };
+        conformance::run(shared(), keys).await;
+    });
 }
 
 fn batches(provider: &dyn Provider) {
