@@ -116,19 +116,16 @@ pub fn capabilities(kind: &str) -> Option<Capabilities> {
     }
 }
 
-/// Who can use the keys, as far as a configuration tells: kind, server and tenant. Two namespaces of one server are one domain, since whoever
-/// runs the server holds both.
+/// Who can use the keys, as far as a configuration tells: kind, server or token, and tenant. Two namespaces of one server are one domain,
+/// since whoever runs the server holds both; and so are two regions of one cloud, unless their tenants are told.
 #[must_use]
 pub fn trust_domain(kind: &str, config: &Value, project_tenant: Option<&str>) -> String {
     let kind = if kind == "openbao" { "vault" } else { kind };
-    let fields = ["endpoint", "region", "vault_url", "module", "token_label", "serial"];
-    let place: Vec<&str> = fields.iter().filter_map(|field| config.get(field)?.as_str()).collect();
-    let mut domain = format!("{kind}:{}", place.join(":"));
-    if let Some(tenant) = project_tenant {
-        domain = format!("{domain}:{tenant}");
-    }
+    let fields: &[&str] = if matches!(kind, "vault" | "pkcs11") { &["endpoint", "module", "token_label", "serial"] } else { &[] };
+    let place = fields.iter().filter_map(|field| config.get(field)?.as_str());
+    let parts: Vec<&str> = std::iter::once(kind).chain(place).chain(project_tenant).collect();
     // The column's length.
-    domain.chars().take(255).collect()
+    parts.join(":").chars().take(255).collect()
 }
 
 /// Checks a configuration and makes the provider of it. Opens no connection and reads no file, so that it works while the KMS is away.
