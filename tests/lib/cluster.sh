@@ -45,7 +45,9 @@ CONF
     PGHOST=$CLUSTER PGPORT=5432 PGUSER=postgres PGDATABASE=postgres
     KMS_WRAP_KEY_DIR=$CLUSTER/data.kms_wrap
     [[ :$PATH: == *:"$PG_BINDIR":* && $(command -v psql) == "$PG_BINDIR/psql" ]] || PATH=$PG_BINDIR:$PATH
-    export CLUSTER PGHOST PGPORT PGUSER PGDATABASE KMS_WRAP_KEY_DIR PATH
+    # Read by SoftHSM in the server, if a provider has it loaded; need not exist.
+    SOFTHSM2_CONF=$CLUSTER/softhsm2.conf
+    export CLUSTER PGHOST PGPORT PGUSER PGDATABASE KMS_WRAP_KEY_DIR SOFTHSM2_CONF PATH
     cluster_set "$@"
     cluster_up
 }
@@ -80,5 +82,5 @@ cluster_restart() {
 cluster_stop() {
     cluster_down immediate
     rm -rf "$CLUSTER"
-    unset CLUSTER PGHOST PGPORT PGUSER PGDATABASE KMS_WRAP_KEY_DIR
+    unset CLUSTER PGHOST PGPORT PGUSER PGDATABASE KMS_WRAP_KEY_DIR SOFTHSM2_CONF
 }

@@ -13,9 +13,8 @@ pkcs11_setup() {
     if ((EUID == 0)) && command -v apt-get >/dev/null; then
         apt_install softhsm2 opensc p11-kit p11-kit-modules gcc libc6-dev make perl pkg-config libsqlite3-dev || return 1
     fi
-    KMS_WRAP_TEST_SOFTHSM=$(first_file /usr/lib/softhsm/libsofthsm2.so "$KW_LIB_DIR/softhsm/libsofthsm2.so" /usr/lib64/libsofthsm2.so)
+    find_softhsm || return 1
     KMS_WRAP_TEST_P11KIT=$(first_file "$KW_LIB_DIR/p11-kit-proxy.so" /usr/lib64/p11-kit-proxy.so)
-    [[ -n $KMS_WRAP_TEST_SOFTHSM ]] || { say "libsofthsm2.so is missing: install softhsm2"; return 1; }
     [[ -n $KMS_WRAP_TEST_P11KIT ]] || { say "p11-kit-proxy.so is missing: install p11-kit-modules"; return 1; }
     local program
     for program in softhsm2-util pkcs11-tool; do
@@ -34,6 +33,18 @@ pkcs11_setup() {
     done >"$dir/kryoptic/kryoptic.conf"
     export SOFTHSM2_CONF=$dir/softhsm/softhsm2.conf KRYOPTIC_CONF=$dir/kryoptic/kryoptic.conf
     export KMS_WRAP_TEST_SOFTHSM KMS_WRAP_TEST_P11KIT KMS_WRAP_TEST_KRYOPTIC KMS_WRAP_TEST_FAILING KMS_WRAP_TEST_PKCS11_DIR=$dir
+}
+
+# provide_softhsm: the module and its tools, without tokens.
+provide_softhsm() {
+    need_programs softhsm2-util:softhsm2 pkcs11-tool:opensc
+    find_softhsm || die "SoftHSM is needed"
+}
+
+find_softhsm() {
+    KMS_WRAP_TEST_SOFTHSM=$(first_file /usr/lib/softhsm/libsofthsm2.so "$KW_LIB_DIR/softhsm/libsofthsm2.so" /usr/lib64/libsofthsm2.so)
+    export KMS_WRAP_TEST_SOFTHSM
+    [[ -n $KMS_WRAP_TEST_SOFTHSM ]] || { say "libsofthsm2.so is missing: install softhsm2"; return 1; }
 }
 
 first_file() {
