@@ -7,8 +7,10 @@
 #   kms_start          # both, each with an AES key "app"; credential files; settings
 #   bao_signal STOP    # and CONT, KILL
 #   bao_start          # again, after a kill
+#   bao_key app2       # one more key, which the providers' token may use
 #
 # Afterwards BAO_CONFIG and HSM_CONFIG are the configurations of providers.
+# shellcheck disable=SC2034  # what is set here is used by the files that source this one
 
 BAO_PID=
 
@@ -63,7 +65,12 @@ as_cluster_user() {
 }
 
 # credential NAME: from standard input, as a file that only the server reads.
-credential() { as_cluster_user sh -c 'umask 077; cat >"$1"' sh "$CLUSTER/credentials/$1"; }
+credential() {
+    (
+        umask 077
+        as_cluster_user tee "$CLUSTER/credentials/$1" >/dev/null
+    )
+}
 
 # --- OpenBao -------------------------------------------------------------------
 
@@ -107,12 +114,14 @@ HCL
     bao_api PUT sys/init '{"recovery_shares": 1, "recovery_threshold": 1}' | json_text root_token >"$BAO_DIR/root"
     kms_until 'OpenBao is active' bao_active
     bao_api POST sys/mounts/transit '{"type": "transit"}'
-    bao_api POST transit/keys/app '{"type": "aes256-gcm96"}' >/dev/null
+    bao_key app
     # The least that the provider needs.
-    bao_api PUT sys/policy/kms_wrap '{"policy": "path \"transit/encrypt/app\" { capabilities = [\"update\"] } path \"transit/decrypt/app\" { capabilities = [\"update\"] } path \"transit/keys/app\" { capabilities = [\"read\"] }"}'
+    bao_api PUT sys/policy/kms_wrap '{"policy": "path \"transit/encrypt/app*\" { capabilities = [\"update\"] } path \"transit/decrypt/app*\" { capabilities = [\"update\"] } path \"transit/keys/app*\" { capabilities = [\"read\"] }"}'
     bao_api POST auth/token/create '{"policies": ["kms_wrap"], "ttl": "24h"}' | json_text client_token | credential bao-token
     credential bao-ca.pem <"$BAO_DIR/ca.pem"
 }
+
+bao_key() { bao_api POST "transit/keys/$1" '{"type": "aes256-gcm96"}' >/dev/null; }
 
 # A CA of a day, and a certificate for 127.0.0.1.
 certificates() {
@@ -179,9 +188,12 @@ bao_kill() {
 hsm_init() {
     printf 'directories.tokendir = %s\nobjectstore.backend = file\nlog.level = ERROR\n' "$CLUSTER/tokens" |
         as_cluster_user tee "$SOFTHSM2_CONF" >/dev/null
-    as_cluster_user softhsm2-util --init-token --free --label kms --so-pin 87654321 --pin 1234 >"$CLUSTER/softhsm.log" 2>&1 &&
-        as_cluster_user pkcs11-tool --module "$KMS_WRAP_TEST_SOFTHSM" --token-label kms -l -p 1234 --keygen --key-type AES:32 --label app --id 01 \
-            >>"$CLUSTER/softhsm.log" 2>&1 || kms_die "no token: $(<"$CLUSTER/softhsm.log")"
+    hsm_do softhsm2-util --init-token --free --label kms --so-pin 87654321 --pin 1234
+    hsm_do pkcs11-tool --module "$KMS_WRAP_TEST_SOFTHSM" --token-label kms -l -p 1234 --keygen --key-type AES:32 --label app --id 01
     echo 1234 | credential hsm-pin
     HSM_CONFIG="{\"module\": \"$KMS_WRAP_TEST_SOFTHSM\", \"token_label\": \"kms\", \"pin_file\": \"hsm-pin\"}"
+}
+
+hsm_do() {
+    as_cluster_user "$@" >"$CLUSTER/softhsm.log" 2>&1 || kms_die "no token: $(<"$CLUSTER/softhsm.log")"
 }

@@ -1,4 +1,5 @@
-//! What the provider costs beyond an HTTP client that sends the same requests and throws the answers away.
+//! What the provider costs beyond an HTTP client that sends the same requests and throws the answers away. Timed by `make bench`, since a test
+//! that depends on what else the machine does is none.
 
 use crate::{
     bao::Bao,
@@ -29,6 +30,7 @@ fn bare(bao: &Bao) -> reqwest::Client {
 }
 
 #[test]
+#[ignore = "a measurement: make bench runs it"]
 fn unwrapping_takes_hardly_longer_than_the_requests() {
     run(|| async {
         let bao = Bao::start();
@@ -62,8 +64,7 @@ fn unwrapping_takes_hardly_longer_than_the_requests() {
             ours = ours.min(start.elapsed());
             assert!(are(&opened, &items));
         }
-        let ratio = theirs.as_secs_f64() / ours.as_secs_f64();
-        eprintln!("{SHARES} shares: {ours:?} by the provider, {theirs:?} by the bare client, {:.0} % of its throughput", ratio * 100.0);
-        assert!(ratio >= 0.7, "{:.0} % of the bare client's throughput", ratio * 100.0);
+        // Read by tests/bench/kms.sh.
+        eprintln!("transit_speed: {SHARES} shares, bare {} us, provider {} us", theirs.as_micros(), ours.as_micros());
     });
 }
