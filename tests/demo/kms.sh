@@ -15,6 +15,8 @@ setting() {
     value 'SELECT pg_reload_conf()' >/dev/null
 }
 
+is_setting() { [[ $(value "SHOW $1") == "$2" ]]; }
+
 kms_register() {
     local slot
     title 'Two real KMS: OpenBao, and an HSM behind PKCS#11'
@@ -25,6 +27,13 @@ kms_register() {
     tell "The demo has started an OpenBao of its own at $BAO_URL, and made a token of SoftHSM2. What they are reached with lies in files that only the server's user reads:"
     claim 'CA, token and PIN, mode 0600' 'bao-ca.pem 600, bao-token 600, hsm-pin 600' \
         "$(cd "$CLUSTER/credentials" && stat -c '%n %a' ./* | sed 's/^..//' | paste -sd, | sed 's/,/, /g')"
+    tell 'Two settings say what may be registered: these endpoints, and keys of this name.'
+    statement "ALTER SYSTEM SET kms_wrap.allowed_endpoints = 'https://127.0.0.1:*'
+ALTER SYSTEM SET kms_wrap.allowed_keys = 'app'"
+    setting kms_wrap.allowed_endpoints 'https://127.0.0.1:*'
+    setting kms_wrap.allowed_keys app
+    kms_until 'the settings are in force' is_setting kms_wrap.allowed_keys app
+    refused 22023 "SELECT kms_wrap.kw_add_provider('elsewhere', 'openbao', '{\"endpoint\": \"https://kms.example\", \"token_file\": \"bao-token\"}')"
     show "SELECT kms_wrap.kw_add_provider('bao', 'openbao', '$BAO_CONFIG')"
     show "SELECT kms_wrap.kw_add_provider('hsm', 'pkcs11', '$HSM_CONFIG')"
     show "SELECT kms_wrap.kw_add_kms_key('bao', 'app', 'AES-256-GCM')"
@@ -81,10 +90,10 @@ kms_outage() {
     bao_signal STOP
     refused 58000 "SELECT kms_wrap.kw_unwrap('$BOTH')"
     first=$REFUSED_MS
-    claim "refused after $first ms, one deadline" yes "$(awk -v ms="$first" 'BEGIN { print ms >= 900 && ms < 2000 ? "yes" : "no" }')"
+    claim "refused after $first ms, one deadline" yes "$(awk -v ms="$first" 'BEGIN { print (ms >= 900 && ms < 2000 ? "yes" : "no") }')"
     tell 'All other sessions know it now:'
     refused 58000 "SELECT kms_wrap.kw_unwrap('$BOTH')"
-    claim "refused after $REFUSED_MS ms, without asking" yes "$(awk -v ms="$REFUSED_MS" -v first="$first" 'BEGIN { print ms < first / 4 ? "yes" : "no" }')"
+    claim "refused after $REFUSED_MS ms, without asking" yes "$(awk -v ms="$REFUSED_MS" -v first="$first" 'BEGIN { print (ms < first / 4 ? "yes" : "no") }')"
     tell 'The wrapper that either KMS opens does not mind:'
     show "SELECT sha256(kms_wrap.kw_unwrap('$EITHER'))"
     claim 'SoftHSM opened it, and the DEK is the same' "$EITHER_SHA256" "$SHOWN"
