@@ -3,24 +3,18 @@
 //! In shared memory when the library is preloaded, so that all sessions and the worker see one state; else each session has its own.
 
 use super::init;
-use crate::provider::ProviderError;
+use crate::provider::{
+    ProviderError,
+    breaker::{Circuit, End},
+};
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_guard, pg_sys};
-use std::{cell::RefCell, time::Duration};
+use std::{
+    cell::RefCell,
+    time::{Duration, Instant},
+};
 
 /// Providers whose state is kept, over all databases. Beyond that the one that was asked longest ago makes room.
 const PROVIDERS: usize = 64;
-
-/// How long a breaker stays open after the first failure, in microseconds; doubled by every further one.
-const FIRST_PAUSE: i64 = 5_000_000;
-
-/// And at most, in microseconds.
-const LONGEST_PAUSE: i64 = 60_000_000;
-
-/// How long a provider that wants fewer requests is left alone, in microseconds.
-const THROTTLED_PAUSE: i64 = 1_000_000;
-
-/// How long the one call that tries an open breaker has the others wait, in microseconds: past any deadline it is taken for lost.
-const PROBE: i64 = 60_000_000;
 
 /// One provider's state. All zero is an unused place.
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,10 +22,7 @@ pub(crate) struct State {
     database: u32,
     provider: i64,
     asked: i64,
-    /// Failures in a row.
-    pub(crate) failures: u32,
-    open_until: i64,
-    probing_until: i64,
+    pub(crate) circuit: Circuit,
     /// Calls that came to an answer, and the microseconds that they took.
     pub(crate) calls: u64,
     pub(crate) micros: u64,
@@ -133,35 +124,38 @@ impl Breaker {
 
     /// Fails while the provider counts as unreachable.
     pub(crate) fn check(&self) -> Result<(), ProviderError> {
-        match self.state().failures {
+        match self.state().circuit.failures {
             0 => Ok(()),
             failures => Err(ProviderError::Unavailable(format!("It failed the last {}.", times(failures)))),
         }
     }
 
-    /// Lets a call through, or says why not. After the pause one call tries; the others wait for what it finds.
-    pub(crate) fn admit(&self) -> Result<Admitted<'_>, ProviderError> {
+    /// Lets a call through that waits for so long, or says why not.
+    pub(crate) fn admit(&self, patience: Duration) -> Result<Admitted<'_>, ProviderError> {
         let now = clock();
-        let waits = self.with(|state, _| {
+        let admitted = self.with(|state, _| {
             state.asked = now;
-            let until = if now < state.open_until { state.open_until } else { state.probing_until };
-            if state.failures == 0 {
-                return None;
-            }
-            if now < until {
-                return Some((until - now, state.failures));
-            }
-            state.probing_until = now.saturating_add(PROBE);
-            None
+            state.circuit.admit(now).map_err(|micros| (micros, state.circuit.failures))
         });
-        match waits {
-            None => Ok(Admitted { breaker: self, recorded: false }),
-            Some((micros, failures)) => {
+        match admitted {
+            Ok(()) => Ok(Admitted { breaker: self, patience, start: Instant::now(), recorded: false }),
+            Err((micros, failures)) => {
                 let seconds = (micros + 999_999) / 1_000_000;
                 let times = times(failures);
                 Err(ProviderError::Unavailable(format!("It failed the last {times} and is asked again in {seconds} s.")))
             }
         }
+    }
+
+    fn end(&self, end: End, took: Option<Duration>) {
+        let now = clock();
+        self.with(|state, changes| {
+            *changes = changes.wrapping_add(u64::from(state.circuit.end(end, now)));
+            if let Some(took) = took {
+                state.calls = state.calls.saturating_add(1);
+                state.micros = state.micros.saturating_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+            }
+        });
     }
 
     /// Counts shares that the provider rejected.
@@ -187,41 +181,30 @@ fn times(n: u32) -> String {
 /// A call that was let through.
 pub(crate) struct Admitted<'a> {
     breaker: &'a Breaker,
+    patience: Duration,
+    start: Instant,
     recorded: bool,
 }
 
 impl Admitted<'_> {
     /// Takes note of how it ended. A refusal is an answer too: only an outage opens the breaker.
-    pub(crate) fn record(mut self, error: Option<&ProviderError>, took: Duration) {
+    pub(crate) fn record(mut self, error: Option<&ProviderError>) {
         self.recorded = true;
-        let now = clock();
-        self.breaker.with(|state, changes| {
-            state.probing_until = 0;
-            let Some(outage) = error.filter(|e| e.is_outage()) else {
-                *changes = changes.wrapping_add(u64::from(state.failures > 0));
-                (state.failures, state.open_until) = (0, 0);
-                state.calls = state.calls.saturating_add(1);
-                state.micros = state.micros.saturating_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
-                return;
-            };
-            // Many sessions may find the same outage: it counts once.
-            if now < state.open_until {
-                return;
-            }
-            *changes = changes.wrapping_add(u64::from(state.failures == 0));
-            let longer = FIRST_PAUSE.saturating_mul(1_i64 << state.failures.min(10)).min(LONGEST_PAUSE);
-            let pause = if matches!(outage, ProviderError::Throttled(_)) { THROTTLED_PAUSE } else { longer };
-            state.failures = state.failures.saturating_add(1);
-            state.open_until = now.saturating_add(pause);
-        });
+        match error.filter(|e| e.is_outage()) {
+            None => self.breaker.end(End::Answered, Some(self.start.elapsed())),
+            Some(ProviderError::Throttled(_)) => self.breaker.end(End::Throttled, None),
+            Some(_) => self.breaker.end(End::Outage, None),
+        }
     }
 }
 
 impl Drop for Admitted<'_> {
-    /// A call that was cancelled found out nothing: the next one may try.
+    /// A call that was cancelled found out nothing, and the next one may try; unless it had waited for long by then. Statements that give up
+    /// earlier than calls do would else wait, one after the other, as long as the outage lasts.
     fn drop(&mut self) {
         if !self.recorded {
-            self.breaker.with(|state, _| state.probing_until = 0);
+            let waited_long = self.start.elapsed() >= self.patience / 2;
+            self.breaker.end(if waited_long { End::Outage } else { End::Abandoned }, None);
         }
     }
 }

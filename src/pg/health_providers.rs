@@ -32,8 +32,8 @@ pub(super) fn state(provider: &watch::ProviderRow) -> Result<Finding, Failure> {
         return Ok(finding(WHAT, name, "red", format!("{}{suspended}", found(down)), PROBE));
     }
     let state = Breaker::of(provider.id).state();
-    if state.failures > 0 {
-        let times = if state.failures == 1 { "time".to_owned() } else { format!("{} times", state.failures) };
+    if state.circuit.failures > 0 {
+        let times = if state.circuit.failures == 1 { "time".to_owned() } else { format!("{} times", state.circuit.failures) };
         return Ok(finding(WHAT, name, "red", format!("could not be reached the last {times}"), PROBE));
     }
     if let Some(suspended) = super::health::suspended(provider) {

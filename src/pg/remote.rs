@@ -92,11 +92,12 @@ fn patience(shares: usize) -> Duration {
 impl Remote {
     /// Makes a call for so many shares: again after an outage, within the deadline, and not at all while the breaker is open.
     pub(crate) async fn call<'a, T>(&'a self, shares: usize, ask: impl Fn(&'a dyn Provider) -> Answer<'a, T>) -> Result<T, ProviderError> {
-        let admitted = self.breaker.admit()?;
+        let patience = patience(shares);
+        let admitted = self.breaker.admit(patience)?;
         let start = Instant::now();
-        let (result, attempts) = self.attempt(start + patience(shares), ask).await;
+        let (result, attempts) = self.attempt(start + patience, ask).await;
         let took = start.elapsed();
-        admitted.record(result.as_ref().err(), took);
+        admitted.record(result.as_ref().err());
         result.map_err(|e| {
             if !e.is_outage() {
                 return e;

@@ -13,6 +13,7 @@ mod aws_config;
 mod aws_credentials;
 #[cfg(feature = "aws")]
 mod aws_request;
+pub mod breaker;
 pub mod config;
 pub mod credentials;
 pub mod endpoint;

@@ -143,6 +143,27 @@ fn an_outage_policy_decides_about_held_deks() {
     }
 }
 
+/// Statements that give up before the call's deadline would else wait one after the other, and a stale DEK would never serve.
+#[test]
+fn statements_that_give_up_early_open_the_breaker_too() {
+    let site = Site::start(&[("kms_wrap.kms_timeout", "2s")]);
+    let split = wrapper(&site, "split");
+    let mut session = site.cluster.session("postgres");
+    let mut give_up = |timeout: &str| {
+        session.query(&format!("SET statement_timeout = '{timeout}'")).unwrap();
+        session.query(&unwrap(&split)).unwrap_err().sqlstate
+    };
+    site.bao.signal("STOP");
+    assert_eq!(give_up("200ms"), "57014");
+    assert_eq!(give_up("200ms"), "57014", "so short a wait says nothing");
+    assert_eq!(give_up("1500ms"), "57014");
+    let start = Instant::now();
+    assert_eq!(site.sqlstate(&unwrap(&split)), "58000");
+    assert!(start.elapsed() < Duration::from_millis(1000), "{:?}", start.elapsed());
+    site.bao.signal("CONT");
+    wait_until("the breaker tries again", || site.sqlstate(&unwrap(&split)).is_empty());
+}
+
 /// From local keys to the two KMS and back while values are written and read, OpenBao being killed in between.
 #[test]
 fn all_wrappers_move_there_and_back_under_a_workload() {
