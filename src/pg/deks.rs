@@ -124,7 +124,12 @@ pub(crate) fn with_dek<T>(
                         confirm(wrapper)?;
                         cache::extend(wrapper);
                     }
-                    filled => filled?,
+                    // It has answered: an outage that comes after does not make up for that.
+                    Err(failure) => {
+                        cache::forget(wrapper);
+                        return Err(failure);
+                    }
+                    Ok(()) => {}
                 }
             }
             Found::Nothing => {

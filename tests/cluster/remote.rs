@@ -143,6 +143,27 @@ fn an_outage_policy_decides_about_held_deks() {
     }
 }
 
+/// What the provider said last counts: a refusal is not forgotten because nobody can be asked any more.
+#[test]
+fn a_stale_dek_does_not_outlive_a_refusal() {
+    let site = Site::start(&[("kms_wrap.kms_timeout", "500ms"), ("kms_wrap.cache_ttl", "1s")]);
+    site.value("UPDATE kms_wrap.encryption_policies SET outage = 'stale', stale_for = '1 h' WHERE policy_name = 'split'");
+    let sealed = site.value("SELECT kms_wrap.kw_encrypt('x', 'split')");
+    let open = format!("SELECT convert_from(kms_wrap.kw_decrypt('{sealed}'), 'UTF8')");
+    let mut holders = [site.cluster.session("postgres"), site.cluster.session("postgres")];
+    for holder in &mut holders {
+        assert_eq!(holder.query(&open).unwrap(), "x");
+    }
+    std::thread::sleep(Duration::from_millis(1500));
+    let [refused, spared] = &mut holders;
+    site.credential("token", b"not-a-token\n");
+    assert_eq!(refused.query(&open).unwrap_err().sqlstate, "38000");
+    site.bao.signal("STOP");
+    assert_eq!(spared.query(&open).unwrap(), "x", "it has heard of no refusal");
+    assert_eq!(refused.query(&open).unwrap_err().sqlstate, "58000");
+    site.bao.signal("CONT");
+}
+
 /// Statements that give up before the call's deadline would else wait one after the other, and a stale DEK would never serve.
 #[test]
 fn statements_that_give_up_early_open_the_breaker_too() {
