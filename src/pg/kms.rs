@@ -163,6 +163,11 @@ pub(crate) fn set_proven(key: &Key) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Forgets all rounds: a provider has another configuration, and may allow less.
+pub(super) fn forget_proofs() {
+    PROVEN.take();
+}
+
 fn sealed(key: &Key) -> Result<&SealedKey, ProviderError> {
     key.sealed.as_ref().ok_or_else(|| ProviderError::Malformed(format!("The provider holds no key \"{}\".", key.key_ref.external_key_ref)))
 }

@@ -1,6 +1,6 @@
 //! Remote providers of this backend: each made once for its configuration, and asked with retries, a deadline and a circuit breaker.
 
-use super::{breaker::Breaker, catalog::key::Key, gucs};
+use super::{breaker::Breaker, catalog::key::Key, gucs, kms};
 use crate::{
     core::entropy::Entropy,
     provider::{
@@ -65,7 +65,9 @@ pub(crate) fn of(id: i64, name: &str, kind: &str, config: &str) -> Result<Rc<Rem
     let provider = config::provider(kind, &config, &environment).map_err(unfit)?;
     let (name, kind) = (name.to_owned(), kind.to_owned());
     let remote = Rc::new(Remote { name, kind, config, environment, provider, breaker: Breaker::of(id) });
-    REMOTES.with_borrow_mut(|remotes| remotes.insert(id, Rc::clone(&remote)));
+    if REMOTES.with_borrow_mut(|remotes| remotes.insert(id, Rc::clone(&remote))).is_some() {
+        kms::forget_proofs();
+    }
     Ok(remote)
 }
 

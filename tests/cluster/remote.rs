@@ -164,6 +164,22 @@ fn a_stale_dek_does_not_outlive_a_refusal() {
     site.bao.signal("CONT");
 }
 
+/// A policy that has each session prove a key once: again when the provider has other credentials, which may allow less.
+#[test]
+fn another_configuration_is_proved_anew() {
+    let site = Site::start(&[]);
+    let rules = "path \"transit/encrypt/*\" { capabilities = [\"update\"] }";
+    site.credential("wrap-only", site.bao.token(rules, "1h").as_bytes());
+    site.value("UPDATE kms_wrap.encryption_policies SET verify_every_wrap = false WHERE policy_name = 'split'");
+    let mut session = site.cluster.session("postgres");
+    let wrap = "SELECT length(kms_wrap.kw_wrap_dek('split')::text)";
+    assert_eq!(session.query(wrap).unwrap(), "36");
+    let config = site.bao_config().replace("\"token\"", "\"wrap-only\"");
+    assert_ne!(config, site.bao_config());
+    site.value(&format!("SELECT kms_wrap.kw_set_provider_config('bao', '{config}')"));
+    assert_eq!(session.query(wrap).unwrap_err().sqlstate, "38000", "nobody could open it");
+}
+
 /// Statements that give up before the call's deadline would else wait one after the other, and a stale DEK would never serve.
 #[test]
 fn statements_that_give_up_early_open_the_breaker_too() {
