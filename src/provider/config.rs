@@ -117,15 +117,19 @@ pub fn capabilities(kind: &str) -> Option<Capabilities> {
 }
 
 /// Who can use the keys, as far as a configuration tells: kind, server or token, and tenant. Two namespaces of one server are one domain,
-/// since whoever runs the server holds both; and so are two regions of one cloud, unless their tenants are told.
+/// since whoever runs the server holds both, and so are two spellings of its address; and two regions of one cloud, unless their tenants are
+/// told.
 #[must_use]
 pub fn trust_domain(kind: &str, config: &Value, project_tenant: Option<&str>) -> String {
     let kind = if kind == "openbao" { "vault" } else { kind };
     let fields: &[&str] = if matches!(kind, "vault" | "pkcs11") { &["endpoint", "module", "token_label", "serial"] } else { &[] };
-    let place = fields.iter().filter_map(|field| config.get(field)?.as_str());
-    let parts: Vec<&str> = std::iter::once(kind).chain(place).chain(project_tenant).collect();
+    let place = |field: &&str| {
+        let text = config.get(field)?.as_str()?;
+        Some(Endpoint::parse(text).map_or_else(|_| text.to_owned(), |endpoint| endpoint.origin()))
+    };
+    let parts = std::iter::once(kind.to_owned()).chain(fields.iter().filter_map(place)).chain(project_tenant.map(str::to_owned));
     // The column's length.
-    parts.join(":").chars().take(255).collect()
+    parts.collect::<Vec<_>>().join(":").chars().take(255).collect()
 }
 
 /// Checks a configuration and makes the provider of it. Opens no connection and reads no file, so that it works while the KMS is away.
@@ -140,5 +144,38 @@ pub fn provider(kind: &str, config: &Value, environment: &Environment) -> Result
         #[cfg(feature = "aws")]
         super::aws::KIND => super::aws_config::configure(object, environment),
         _ => Err(ConfigError::new("kind", "It must be local, openbao, vault, pkcs11, or one of aws, gcp and azure that was built in.")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn one_server_is_one_trust_domain_however_it_is_spelled() {
+        let vault = |endpoint: &str| trust_domain("vault", &json!({"endpoint": endpoint, "mount": "m", "token_file": "t"}), None);
+        assert_eq!(vault("https://kms.example:8200"), "vault:https://kms.example:8200");
+        for same in ["https://kms.example:8200/", "https://KMS.Example:8200", "HTTPS://kms.example:8200/proxied"] {
+            assert_eq!(vault(same), vault("https://kms.example:8200"), "{same}");
+        }
+        assert_eq!(vault("https://kms.example:443"), vault("https://kms.example"));
+        assert_ne!(vault("https://kms.example:8201"), vault("https://kms.example:8200"));
+        assert_eq!(trust_domain("openbao", &json!({"endpoint": "https://a"}), Some("t")), trust_domain("vault", &json!({"endpoint": "https://a/"}), Some("t")));
+    }
+
+    #[test]
+    fn regions_of_a_cloud_are_one_trust_domain_unless_tenants_are_told() {
+        let aws = |config: Value, tenant| trust_domain("aws", &config, tenant);
+        assert_eq!(aws(json!({"region": "eu-central-1"}), None), "aws");
+        assert_eq!(aws(json!({"region": "us-east-1", "endpoint": "https://kms.us-east-1.amazonaws.com"}), None), "aws");
+        assert_ne!(aws(json!({"region": "eu-central-1"}), Some("1")), aws(json!({"region": "eu-central-1"}), Some("2")));
+    }
+
+    #[test]
+    fn a_token_is_told_by_module_and_name() {
+        let token = |label: &str| trust_domain("pkcs11", &json!({"module": "/usr/lib/m.so", "token_label": label}), None);
+        assert_eq!(token("a"), "pkcs11:/usr/lib/m.so:a");
+        assert_ne!(token("a"), token("b"));
     }
 }
