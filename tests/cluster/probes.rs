@@ -114,6 +114,28 @@ fn a_suspension_by_a_person_is_left_alone() {
     assert_eq!(picked(&cluster), "1000");
 }
 
+/// A transaction that stays open does not keep the worker from its jobs.
+#[test]
+fn a_provider_that_somebody_is_changing_holds_up_nothing() {
+    let cluster = with_probes();
+    worker(&cluster, DB);
+    next_round(&cluster);
+    let mut session = cluster.session(DB);
+    session.query("BEGIN").unwrap();
+    session.query("SELECT kms_wrap.kw_suspend_provider('local-a', 'moving house')").unwrap();
+    let (file, aside) = (cluster.key_dir().join("quickstart-a"), cluster.path("aside"));
+    fs::rename(&file, &aside).unwrap();
+    cluster.wait_for("SELECT count(*) > 2 FROM kms_wrap.kms_health_checks WHERE status = 'down' AND kms_key_id IS NULL", "t");
+    session.query("ROLLBACK").unwrap();
+    cluster.wait_for(SUSPENDED, "1");
+    session.query("BEGIN; UPDATE kms_wrap.kms_providers SET is_enabled = is_enabled WHERE name = 'local-a'").unwrap();
+    fs::rename(&aside, &file).unwrap();
+    next_round(&cluster);
+    assert_eq!(cluster.psql(SUSPENDED).unwrap(), "1");
+    session.query("ROLLBACK").unwrap();
+    cluster.wait_for(SUSPENDED, "0");
+}
+
 #[test]
 fn a_campaign_waits_for_a_suspended_target() {
     let cluster = with_probes();

@@ -72,18 +72,31 @@ pub(crate) fn record(probed: &[Probed]) -> Result<(), Failure> {
     Ok(())
 }
 
+// A row that somebody is changing is left for the next probe: a worker waits for no session.
+macro_rules! unless_locked {
+    () => {
+        "WHERE id OPERATOR(pg_catalog.=) (SELECT o.id FROM kms_wrap.kms_providers o WHERE o.id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE SKIP LOCKED) "
+    };
+}
+
 // A suspension lasts three intervals and is renewed when half of that is over: every second probe writes, and none lets it lapse. One that a person
 // has made, and that has not ended, stays.
-const SUSPEND: &str = "UPDATE kms_wrap.kms_providers
+const SUSPEND: &str = concat!(
+    "UPDATE kms_wrap.kms_providers
      SET suspended_until = pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => 3::pg_catalog.float8 OPERATOR(pg_catalog.*) $2),
-         suspend_reason = $3
-     WHERE id OPERATOR(pg_catalog.=) $1 AND is_enabled
+         suspend_reason = $3 ",
+    unless_locked!(),
+    "AND is_enabled
        AND (suspended_until IS NULL
             OR suspended_until OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()
             OR (pg_catalog.starts_with(suspend_reason, 'health:') AND suspended_until OPERATOR(pg_catalog.<)
-                (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => 1.5::pg_catalog.float8 OPERATOR(pg_catalog.*) $2))))";
-const RELEASE: &str = "UPDATE kms_wrap.kms_providers SET suspended_until = NULL, suspend_reason = NULL
-     WHERE id OPERATOR(pg_catalog.=) $1 AND pg_catalog.starts_with(suspend_reason, 'health:')";
+                (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => 1.5::pg_catalog.float8 OPERATOR(pg_catalog.*) $2))))"
+);
+const RELEASE: &str = concat!(
+    "UPDATE kms_wrap.kms_providers SET suspended_until = NULL, suspend_reason = NULL ",
+    unless_locked!(),
+    "AND pg_catalog.starts_with(suspend_reason, 'health:')"
+);
 
 /// Suspends a provider that is down, or makes its suspension longer; `false` when there was nothing to write.
 pub(crate) fn suspend(provider: i64, interval: u32, error: &str) -> Result<bool, Failure> {
