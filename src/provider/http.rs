@@ -3,7 +3,7 @@
 //! No thread: names are resolved by a client of our own thread (the system's resolver would block or want one), and connections are tasks of
 //! the caller's runtime. No redirect and no proxy is followed, and nothing of an answer's text goes into an error.
 
-use super::{ProviderError, credentials::CredentialDirectory, endpoint::Endpoint};
+use super::{ProviderError, credentials::CredentialDirectory, endpoint::Endpoint, root_key::Stamp};
 use hickory_resolver::TokioResolver;
 use reqwest::{
     Client, Method,
@@ -18,7 +18,8 @@ use rustls::{
 use std::{
     error::Error as _,
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use zeroize::Zeroizing;
@@ -211,20 +212,73 @@ fn certificates(pem: &[u8]) -> impl Iterator<Item = CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(pem).filter_map(Result::ok)
 }
 
-/// Resolves names by the system's configuration (`/etc/resolv.conf`, `/etc/hosts`) on the caller's thread.
+/// What the system's configuration of names stands in.
+const NAMES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+
+/// Resolves names by the system's configuration on the caller's thread.
 #[derive(Default)]
-struct Resolver(OnceLock<Option<TokioResolver>>);
+struct Resolver(Kept<TokioResolver>);
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         // Without a configuration there is no resolver: a public one would be told the names of internal hosts.
-        let resolver =
-            self.0.get_or_init(|| TokioResolver::builder_tokio().and_then(hickory_resolver::ResolverBuilder::build).ok()).clone();
+        let make = || TokioResolver::builder_tokio().and_then(hickory_resolver::ResolverBuilder::build).ok();
+        let resolver = self.0.get(NAMES.map(Path::new), make);
         Box::pin(async move {
             let resolver = resolver.ok_or("no resolver")?;
             let found = resolver.lookup_ip(name.as_str()).await?;
             let addresses: Vec<SocketAddr> = found.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
             Ok::<Addrs, Box<dyn std::error::Error + Send + Sync>>(Box::new(addresses.into_iter()))
         })
+    }
+}
+
+/// What was made of two files, until one of them changes: a session may last for months, and outlive a name server.
+struct Kept<T>(Mutex<Option<([Option<Stamp>; 2], T)>>);
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<T: Clone> Kept<T> {
+    /// As it was made, or made anew. What could not be made is tried again each time.
+    fn get(&self, files: [&Path; 2], make: impl FnOnce() -> Option<T>) -> Option<T> {
+        // Links are followed: the configuration may lie elsewhere.
+        let stamps = files.map(|file| std::fs::metadata(file).ok().map(|meta| Stamp::of(&meta)));
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, made)) = &*kept
+            && *of == stamps
+        {
+            return Some(made.clone());
+        }
+        let made = make()?;
+        *kept = Some((stamps, made.clone()));
+        Some(made)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_configuration_of_names_is_read_again() {
+        let directory = std::env::temp_dir().join(format!("kms_wrap-names-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let files = ["resolv.conf", "hosts"].map(|name| directory.join(name));
+        let get = |kept: &Kept<u8>, made: Option<u8>| kept.get([&files[0], &files[1]], || made);
+        let kept = Kept::default();
+        assert_eq!(get(&kept, None), None);
+        assert_eq!(get(&kept, Some(1)), Some(1), "a failure is not kept");
+        assert_eq!(get(&kept, Some(2)), Some(1));
+        for (n, file) in [(3, &files[0]), (4, &files[1])] {
+            std::fs::write(directory.join("new"), b"x").unwrap();
+            std::fs::rename(directory.join("new"), file).unwrap();
+            assert_eq!(get(&kept, Some(n)), Some(n));
+            assert_eq!(get(&kept, Some(9)), Some(n));
+        }
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 }
