@@ -29,6 +29,8 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure>
             yield_now().await;
             yield_now().await;
         });
+        // A future that an ERROR drops may leave a task to the loop, such as for a connection that goes back to its pool.
+        let _entered = runtime.enter();
         let mut future = pin!(future);
         loop {
             // Returned from the loop for the look, so that an ERROR leaves from no place inside of it.
