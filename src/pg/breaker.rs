@@ -118,8 +118,8 @@ impl Breaker {
 
     /// Whether a call would be refused now.
     pub(crate) fn is_open(&self) -> bool {
-        let (state, now) = (self.state(), clock());
-        state.failures > 0 && now < state.open_until.max(state.probing_until)
+        // Asked of a copy, so that nobody takes it for the call that tries.
+        self.state().circuit.admit(clock()).is_err()
     }
 
     /// Fails while the provider counts as unreachable.

@@ -41,7 +41,10 @@ fn left(until: i64, now: i64, longest: i64) -> i64 {
 }
 
 impl Circuit {
-    /// Lets a call through, or says for how many microseconds not. After the pause one call tries; the others wait for what it finds.
+    /// Lets a call through. After the pause one call tries; the others wait for what it finds.
+    ///
+    /// # Errors
+    /// For how many microseconds not.
     pub fn admit(&mut self, now: i64) -> Result<(), i64> {
         if self.failures == 0 {
             return Ok(());

@@ -161,7 +161,10 @@ mod tests {
         }
         assert_eq!(vault("https://kms.example:443"), vault("https://kms.example"));
         assert_ne!(vault("https://kms.example:8201"), vault("https://kms.example:8200"));
-        assert_eq!(trust_domain("openbao", &json!({"endpoint": "https://a"}), Some("t")), trust_domain("vault", &json!({"endpoint": "https://a/"}), Some("t")));
+        assert_eq!(
+            trust_domain("openbao", &json!({"endpoint": "https://a"}), Some("t")),
+            trust_domain("vault", &json!({"endpoint": "https://a/"}), Some("t"))
+        );
     }
 
     #[test]

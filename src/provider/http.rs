@@ -244,7 +244,7 @@ impl<T> Default for Kept<T> {
 
 impl<T: Clone> Kept<T> {
     /// As it was made, or made anew. What could not be made is tried again each time.
-    fn get(&self, files: [&Path; 2], make: impl FnOnce() -> Option<T>) -> Option<T> {
+    fn get(&self, files: [&Path; 2], read: impl FnOnce() -> Option<T>) -> Option<T> {
         // Links are followed: the configuration may lie elsewhere.
         let stamps = files.map(|file| std::fs::metadata(file).ok().map(|meta| Stamp::of(&meta)));
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -253,7 +253,7 @@ impl<T: Clone> Kept<T> {
         {
             return Some(made.clone());
         }
-        let made = make()?;
+        let made = read()?;
         *kept = Some((stamps, made.clone()));
         Some(made)
     }
