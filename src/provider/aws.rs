@@ -7,7 +7,8 @@
 use super::{
     Answer, Capabilities, Description, Provider, ProviderError, ProviderKey, ToOpen, ToWrap,
     aws_credentials::{Credentials, Keys},
-    aws_request::{Call, Connection, Failure, send},
+    aws_request::{Call, send},
+    cloud::{Connection, Failure},
     oaep, spki,
 };
 use crate::core::{

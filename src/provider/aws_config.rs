@@ -4,7 +4,7 @@ use super::{
     Provider,
     aws::{self, Aws},
     aws_credentials::{Credentials, Source},
-    aws_request::Connection,
+    cloud::Connection,
     config::{ConfigError, Environment, Fields},
     endpoint::{Endpoint, INSTANCE_METADATA},
 };

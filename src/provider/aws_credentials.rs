@@ -2,7 +2,8 @@
 
 use super::{
     ProviderError,
-    aws_request::{Connection, Failure, classify, element},
+    aws_request::{classify, element},
+    cloud::{Connection, Failure},
     credentials::CredentialDirectory,
     http::Reply,
     root_key::Stamp,

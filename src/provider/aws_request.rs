@@ -3,79 +3,20 @@
 use super::{
     ProviderError,
     aws_credentials::Keys,
-    credentials::CredentialDirectory,
+    cloud::Failure,
     endpoint::Endpoint,
-    http::{Http, Reply, Tls},
-    root_key::Stamp,
+    http::{Http, Reply},
+    secret_json,
 };
 use aws_sigv4::{
     http_request::{SignableBody, SignableRequest, SigningSettings, sign},
     sign::v4::SigningParams,
 };
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::engine::general_purpose::STANDARD;
 use reqwest::{Method, header::HeaderName};
 use serde_json::{Map, Value};
-use std::{cell::RefCell, rc::Rc, time::SystemTime};
+use std::time::SystemTime;
 use zeroize::Zeroizing;
-
-/// A client that reads its CA file when it is first used, and again when the file has changed.
-pub(super) struct Connection {
-    endpoint: Endpoint,
-    tls: Tls,
-    directory: CredentialDirectory,
-    made: RefCell<Option<(Rc<Http>, Option<Stamp>)>>,
-}
-
-impl Connection {
-    pub(super) fn new(endpoint: Endpoint, ca_file: Option<String>, directory: CredentialDirectory) -> Self {
-        Self { endpoint, tls: Tls { ca_file, ..Tls::default() }, directory, made: RefCell::new(None) }
-    }
-
-    pub(super) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
-
-    pub(super) fn http(&self) -> Result<Rc<Http>, ProviderError> {
-        let stamp = self.tls.ca_file.as_deref().and_then(|name| self.directory.stamp(name));
-        let mut made = self.made.borrow_mut();
-        if let Some((http, of)) = made.as_ref()
-            && *of == stamp
-        {
-            return Ok(Rc::clone(http));
-        }
-        let http = Rc::new(Http::new(self.endpoint.clone(), &self.tls, &self.directory)?);
-        *made = Some((Rc::clone(&http), stamp));
-        Ok(http)
-    }
-}
-
-/// Why one request gave no result.
-pub(super) enum Failure {
-    /// The key does not open these bytes.
-    Rejected,
-    /// The credentials are not valid any more: fresh ones may be.
-    Stale(ProviderError),
-    /// The credentials are good, but do not allow this action.
-    Forbidden(ProviderError),
-    /// Anything else.
-    Failed(ProviderError),
-}
-
-impl From<ProviderError> for Failure {
-    fn from(error: ProviderError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl Failure {
-    /// The error where only an error can be the answer.
-    pub(super) fn into_error(self, origin: &str) -> ProviderError {
-        match self {
-            Self::Rejected => ProviderError::Malformed(format!("AWS KMS at {origin} refused bytes that it was not given.")),
-            Self::Stale(error) | Self::Forbidden(error) | Self::Failed(error) => error,
-        }
-    }
-}
 
 /// A call's name and JSON body. The body may hold a share.
 pub(super) struct Call {
@@ -89,22 +30,9 @@ impl Call {
         Self { action, body: Zeroizing::new(fields.to_string().into_bytes()) }
     }
 
-    /// A call with one more field of bytes, which are written into their final place only, so that no copy is left unwiped.
+    /// A call with one more field of bytes.
     pub(super) fn with_bytes(action: &'static str, fields: &Value, name: &str, bytes: &[u8]) -> Self {
-        let fields = fields.to_string();
-        let open = fields.strip_suffix('}').unwrap_or(&fields);
-        let start = format!("{open}{}\"{name}\":\"", if open.ends_with('{') { "" } else { "," });
-        let encoded = base64::encoded_len(bytes.len(), true).unwrap_or(0);
-        let mut body = Zeroizing::new(vec![0; start.len().saturating_add(encoded)]);
-        if let Some((head, tail)) = body.split_at_mut_checked(start.len()) {
-            head.copy_from_slice(start.as_bytes());
-            // The length was computed for it.
-            let _ = STANDARD.encode_slice(bytes, tail);
-        }
-        let mut whole = Zeroizing::new(Vec::with_capacity(body.len().saturating_add(2)));
-        whole.extend_from_slice(&body);
-        whole.extend_from_slice(b"\"}");
-        Self { action, body: whole }
+        Self { action, body: secret_json::with_bytes(fields, name, bytes, &STANDARD) }
     }
 }
 

@@ -13,12 +13,26 @@ mod aws_config;
 mod aws_credentials;
 #[cfg(feature = "aws")]
 mod aws_request;
+#[cfg(feature = "gcp")]
+mod bearer;
 pub mod breaker;
+#[cfg(any(feature = "aws", feature = "gcp"))]
+mod cloud;
 pub mod config;
+#[cfg(feature = "gcp")]
+mod crc32c;
 pub mod credentials;
 pub mod endpoint;
 pub mod entropy;
+#[cfg(feature = "gcp")]
+pub mod gcp;
+#[cfg(feature = "gcp")]
+mod gcp_config;
+#[cfg(feature = "gcp")]
+mod gcp_credentials;
 pub mod http;
+#[cfg(feature = "gcp")]
+mod jwt;
 pub mod local;
 #[cfg(feature = "aws")]
 pub mod oaep;
@@ -30,6 +44,8 @@ pub mod pkcs11_module;
 pub mod pkcs11_pin;
 pub mod probe;
 pub mod root_key;
+#[cfg(any(feature = "aws", feature = "gcp"))]
+mod secret_json;
 pub mod spki;
 pub mod transit;
 mod transit_auth;

@@ -196,7 +196,7 @@ fn statements_that_give_up_early_open_the_breaker_too() {
     assert_eq!(give_up("1500ms"), "57014");
     let start = Instant::now();
     assert_eq!(site.sqlstate(&unwrap(&split)), "58000");
-    assert!(start.elapsed() < Duration::from_millis(1000), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     site.bao.signal("CONT");
     wait_until("the breaker tries again", || site.sqlstate(&unwrap(&split)).is_empty());
 }

@@ -16,6 +16,10 @@ mod bao;
 mod conformance;
 mod double;
 mod fixture;
+#[cfg(feature = "gcp")]
+mod gcp;
+#[cfg(feature = "gcp")]
+mod gcp_double;
 mod local;
 mod pkcs11;
 mod pkcs11_processes;
@@ -25,3 +29,5 @@ mod transit_auth;
 mod transit_double;
 mod transit_outage;
 mod transit_speed;
+#[cfg(feature = "gcp")]
+mod web_double;
