@@ -49,7 +49,7 @@ impl Gcp {
             return Ok(());
         }
         Err(ProviderError::NotFound(format!(
-            "{}: the name is not of the form projects/.../locations/.../keyRings/.../cryptoKeys/....",
+            "{}: the name is not of the form projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY.",
             self.what(name)
         )))
     }

@@ -20,6 +20,9 @@ use url::Url;
 /// What the tokens are good for.
 const SCOPE: &str = "https://www.googleapis.com/auth/cloudkms";
 
+/// Whom a signed statement is for, wherever it is sent: Google's documentation has this very address, and so have its libraries.
+const AUDIENCE: &str = "https://oauth2.googleapis.com/token";
+
 /// The longest that Google accepts a signed statement.
 const LIFETIME: Duration = Duration::from_hours(1);
 
@@ -74,19 +77,19 @@ impl Identity {
         }
         let private_key = private_key.ok_or_else(|| unfit("lacks private_key"))?;
         let private_key = jwt::key(private_key.as_bytes()).ok_or_else(|| unfit("holds no private RSA key in PEM"))?;
-        let (email, key_id, audience) = (field("client_email")?, field("private_key_id")?, field("token_uri")?);
+        let (email, key_id, address) = (field("client_email")?, field("private_key_id")?, field("token_uri")?);
         let project = field("project_id").ok().filter(|project| is_project(project)).ok_or_else(|| unfit("lacks a usable project_id"))?;
         // Its path is part of the address here, so the endpoint is what is before.
-        let whole = Endpoint::parse(audience).map_err(|_| unfit("has a token_uri that is not an https:// URL"))?;
+        let whole = Endpoint::parse(address).map_err(|_| unfit("has a token_uri that is not an https:// URL"))?;
         if !whole.is_allowed(allowed_endpoints) {
             return Err(unfit("has a token_uri that the setting \"kms_wrap.allowed_endpoints\" does not allow"));
         }
-        let path = Url::parse(audience).map(|url| url.path().to_owned()).map_err(|_| unfit("has no usable token_uri"))?;
+        let path = Url::parse(address).map(|url| url.path().to_owned()).map_err(|_| unfit("has no usable token_uri"))?;
         let endpoint = Endpoint::parse(&whole.origin()).map_err(|_| unfit("has no usable token_uri"))?;
         let what = format!("Token for credential file \"{name}\" at {}", endpoint.origin());
         let signed = || {
             let (now, end) = jwt::times(LIFETIME)?;
-            let claims = json!({"iss": email, "scope": SCOPE, "aud": audience, "iat": now, "exp": end});
+            let claims = json!({"iss": email, "scope": SCOPE, "aud": AUDIENCE, "iat": now, "exp": end});
             jwt::sign(&json!({"alg": "RS256", "typ": "JWT", "kid": key_id}), &claims, &private_key)
         };
         let assertion = signed().ok_or_else(|| unfit("holds a private key that does not sign"))?;

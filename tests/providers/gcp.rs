@@ -362,7 +362,7 @@ fn gcp_machines_have_a_service_account() {
             assert_eq!(class(directory.provider("gcp", &config).health().await), expected, "{after} {text}");
         }
         // A server that does not say that it is the metadata service.
-        let plain = crate::web_double::Web::start(|_| |_: &_| crate::web_double::Reply::json(200, &json!({}))).await;
+        let plain = crate::web_double::Web::start(|_: &_| crate::web_double::Reply::json(200, &json!({}))).await;
         let config = json!({"endpoint": double.web.url, "credentials": "metadata", "metadata_endpoint": plain.url});
         assert_eq!(class(directory.provider("gcp", &config).health().await), "malformed");
     });

@@ -68,11 +68,8 @@ impl Double {
         let state = Rc::new(State::default());
         state.lifetime.set(3600);
         let shared = Rc::clone(&state);
-        let web = Web::start(|url| {
-            let audience = format!("{url}/token");
-            move |request: &Request| answer(request, &shared, &audience)
-        });
-        Self { web: web.await, state }
+        let web = Web::start(move |request: &Request| answer(request, &shared)).await;
+        Self { web, state }
     }
 
     /// Makes a key with one version, and gives its name.
@@ -132,10 +129,10 @@ fn crc32c(bytes: &[u8]) -> u32 {
     !rest.reverse_bits()
 }
 
-fn answer(request: &Request, state: &State, audience: &str) -> Reply {
+fn answer(request: &Request, state: &State) -> Reply {
     let path = request.path.split('?').next().unwrap();
     match (request.method.as_str(), path) {
-        ("POST", "/token") => token(request, state, audience),
+        ("POST", "/token") => token(request, state),
         ("GET", path) if path.starts_with("/computeMetadata/") => metadata(request, path, state),
         _ if !state.tokens.borrow().contains(request.bearer()) => {
             error(401, "UNAUTHENTICATED", "Request had invalid authentication credentials. secret words")
@@ -246,7 +243,7 @@ fn issue(state: &State) -> Reply {
     Reply::json(200, &json!({"access_token": token, "expires_in": state.lifetime.get(), "token_type": "Bearer"}))
 }
 
-fn token(request: &Request, state: &State, audience: &str) -> Reply {
+fn token(request: &Request, state: &State) -> Reply {
     let form = request.form();
     let refuse = |what: &str| Reply::json(400, &json!({"error": "invalid_grant", "error_description": what}));
     if form["grant_type"] != "urn:ietf:params:oauth:grant-type:jwt-bearer" {
@@ -267,7 +264,10 @@ fn token(request: &Request, state: &State, audience: &str) -> Reply {
         return refuse("Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. secret words");
     }
     let scopes = ["https://www.googleapis.com/auth/cloudkms", "https://www.googleapis.com/auth/cloud-platform"];
-    if claims["iss"] != EMAIL || claims["aud"] != audience || !scopes.iter().any(|scope| claims["scope"] == *scope) {
+    if claims["iss"] != EMAIL
+        || claims["aud"] != "https://oauth2.googleapis.com/token"
+        || !scopes.iter().any(|scope| claims["scope"] == *scope)
+    {
         return refuse("Invalid JWT. secret words");
     }
     issue(state)

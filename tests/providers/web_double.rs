@@ -95,11 +95,11 @@ impl Drop for Web {
 }
 
 impl Web {
-    /// Starts listening; needs a `LocalSet`. The handler is made for the address.
-    pub(crate) async fn start<H: Fn(&Request) -> Reply + 'static>(handler: impl FnOnce(&str) -> H) -> Self {
+    /// Starts listening; needs a `LocalSet`.
+    pub(crate) async fn start<H: Fn(&Request) -> Reply + 'static>(handler: H) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (wire, handler) = (Rc::new(Wire::default()), Rc::new(handler(&url)));
+        let (wire, handler) = (Rc::new(Wire::default()), Rc::new(handler));
         let shared = Rc::clone(&wire);
         let task = tokio::task::spawn_local(async move {
             while let Ok((stream, _)) = listener.accept().await {
