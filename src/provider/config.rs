@@ -112,6 +112,8 @@ pub fn capabilities(kind: &str) -> Option<Capabilities> {
         "openbao" | "vault" => Some(super::transit::CAPABILITIES),
         #[cfg(feature = "aws")]
         super::aws::KIND => Some(super::aws::CAPABILITIES),
+        #[cfg(feature = "azure")]
+        super::azure::KIND => Some(super::azure::CAPABILITIES),
         #[cfg(feature = "gcp")]
         super::gcp::KIND => Some(super::gcp::CAPABILITIES),
         _ => None,
@@ -145,6 +147,8 @@ pub fn provider(kind: &str, config: &Value, environment: &Environment) -> Result
         "openbao" | "vault" => super::transit::configure(kind, object, environment),
         #[cfg(feature = "aws")]
         super::aws::KIND => super::aws_config::configure(object, environment),
+        #[cfg(feature = "azure")]
+        super::azure::KIND => super::azure_config::configure(object, environment),
         #[cfg(feature = "gcp")]
         super::gcp::KIND => super::gcp_config::configure(object, environment),
         _ => Err(ConfigError::new("kind", "It must be local, openbao, vault, pkcs11, or one of aws, gcp and azure that was built in.")),

@@ -12,6 +12,7 @@ use super::{
     root_key::Stamp,
     secret_json,
 };
+use aws_lc_rs::signature::RSA_PKCS1_SHA256;
 use reqwest::{Method, header::HeaderName};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -90,7 +91,7 @@ impl Identity {
         let signed = || {
             let (now, end) = jwt::times(LIFETIME)?;
             let claims = json!({"iss": email, "scope": SCOPE, "aud": AUDIENCE, "iat": now, "exp": end});
-            jwt::sign(&json!({"alg": "RS256", "typ": "JWT", "kid": key_id}), &claims, &private_key)
+            jwt::sign(&json!({"alg": "RS256", "typ": "JWT", "kid": key_id}), &claims, &private_key, &RSA_PKCS1_SHA256)
         };
         let assertion = signed().ok_or_else(|| unfit("holds a private key that does not sign"))?;
         let connection = Connection::new(endpoint, ca_file.map(str::to_owned), self.directory.clone());

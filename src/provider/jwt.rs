@@ -1,8 +1,8 @@
-//! Signed statements (RFC 7519, RS256 of RFC 7518) that prove an identity to a token endpoint.
+//! Signed statements (RFC 7519, RFC 7518) that prove an identity to a token endpoint.
 
 use aws_lc_rs::{
     rand::SystemRandom,
-    signature::{RSA_PKCS1_SHA256, RsaKeyPair},
+    signature::{RsaEncoding, RsaKeyPair},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
@@ -19,12 +19,12 @@ pub(super) fn key(pem: &[u8]) -> Option<RsaKeyPair> {
     }
 }
 
-/// The statement, signed.
-pub(super) fn sign(header: &Value, claims: &Value, key: &RsaKeyPair) -> Option<Zeroizing<String>> {
+/// The statement, signed. The encoding is the header's algorithm: PKCS #1 of RS256, PSS of PS256.
+pub(super) fn sign(header: &Value, claims: &Value, key: &RsaKeyPair, encoding: &'static dyn RsaEncoding) -> Option<Zeroizing<String>> {
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let signed = format!("{}.{}", encode(header.to_string().as_bytes()), encode(claims.to_string().as_bytes()));
     let mut signature = vec![0; key.public_modulus_len()];
-    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature).ok()?;
+    key.sign(encoding, &SystemRandom::new(), signed.as_bytes(), &mut signature).ok()?;
     Some(Zeroizing::new(format!("{signed}.{}", encode(&signature))))
 }
 

@@ -13,10 +13,16 @@ mod aws_config;
 mod aws_credentials;
 #[cfg(feature = "aws")]
 mod aws_request;
-#[cfg(feature = "gcp")]
+#[cfg(feature = "azure")]
+pub mod azure;
+#[cfg(feature = "azure")]
+mod azure_config;
+#[cfg(feature = "azure")]
+mod azure_credentials;
+#[cfg(any(feature = "azure", feature = "gcp"))]
 mod bearer;
 pub mod breaker;
-#[cfg(any(feature = "aws", feature = "gcp"))]
+#[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
 mod cloud;
 pub mod config;
 #[cfg(feature = "gcp")]
@@ -31,10 +37,10 @@ mod gcp_config;
 #[cfg(feature = "gcp")]
 mod gcp_credentials;
 pub mod http;
-#[cfg(feature = "gcp")]
+#[cfg(any(feature = "azure", feature = "gcp"))]
 mod jwt;
 pub mod local;
-#[cfg(feature = "aws")]
+#[cfg(any(feature = "aws", feature = "azure"))]
 pub mod oaep;
 pub mod pkcs11;
 pub mod pkcs11_crypto;
@@ -44,7 +50,7 @@ pub mod pkcs11_module;
 pub mod pkcs11_pin;
 pub mod probe;
 pub mod root_key;
-#[cfg(any(feature = "aws", feature = "gcp"))]
+#[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
 mod secret_json;
 pub mod spki;
 pub mod transit;

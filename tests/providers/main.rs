@@ -12,6 +12,10 @@
 mod aws;
 #[cfg(feature = "aws")]
 mod aws_double;
+#[cfg(feature = "azure")]
+mod azure;
+#[cfg(feature = "azure")]
+mod azure_double;
 mod bao;
 mod conformance;
 mod double;
@@ -29,5 +33,5 @@ mod transit_auth;
 mod transit_double;
 mod transit_outage;
 mod transit_speed;
-#[cfg(feature = "gcp")]
+#[cfg(any(feature = "azure", feature = "gcp"))]
 mod web_double;
