@@ -161,14 +161,14 @@ impl Azure {
         if part("attributes").and_then(|attributes| attributes.get("enabled")) != Some(&Value::Bool(true)) {
             return Err(ProviderError::Denied(format!("{what}: the key is disabled.")));
         }
-        let kind = match key.get("kty").and_then(Value::as_str) {
+        let family = match key.get("kty").and_then(Value::as_str) {
             Some("RSA" | "RSA-HSM") => "RSA",
             Some("oct-HSM") => "AES",
             _ => "another kind",
         };
         let (wanted, verbs) = operation(algorithm).unwrap_or(("another", &[]));
-        if kind != wanted {
-            return Err(malformed(&format!("the key is of type {kind}, not {}", algorithm.name())));
+        if family != wanted {
+            return Err(malformed(&format!("the key is of type {family}, not {}", algorithm.name())));
         }
         let allowed: Vec<_> = key.get("key_ops").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
         if let Some(verb) = verbs.iter().find(|verb| !allowed.contains(*verb)) {
@@ -224,8 +224,7 @@ pub(super) fn classify(reply: &Reply, opens: bool, what: &str) -> Failure {
     let say = |text: &str| format!("{what}: {text}.");
     match (reply.status, code, inner) {
         // Said of bytes that do not open, and of those that no key could have made.
-        (400, "BadParameter", _) if opens => Failure::Rejected,
-        (404, "KeyNotFound", _) if opens => Failure::Rejected,
+        (400, "BadParameter", _) | (404, "KeyNotFound", _) if opens => Failure::Rejected,
         (404, ..) => Failure::Failed(NotFound(say("there is no such key or version"))),
         (401, ..) => Failure::Stale(Denied(say("the access token is not accepted"))),
         (_, "KeyDisabled", _) | (_, _, "KeyDisabled") => Failure::Failed(Denied(say("the key is disabled"))),

@@ -53,7 +53,7 @@ impl Source for Identity {
         Box::pin(async move {
             match &self.place {
                 Place::Application { authority, tenant, client, proof } => self.sign_in(authority, tenant, client, proof).await,
-                Place::Managed { metadata, client } => self.from_metadata(metadata, client.as_deref()).await,
+                Place::Managed { metadata, client } => self.ask_metadata(metadata, client.as_deref()).await,
             }
         })
     }
@@ -117,7 +117,7 @@ impl Identity {
     }
 
     /// The token of the machine's managed identity.
-    async fn from_metadata(&self, metadata: &Connection, client: Option<&str>) -> Result<Token, ProviderError> {
+    async fn ask_metadata(&self, metadata: &Connection, client: Option<&str>) -> Result<Token, ProviderError> {
         let what = format!("Instance metadata at {}", metadata.endpoint().origin());
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("api-version", "2018-02-01").append_pair("resource", &self.resource);

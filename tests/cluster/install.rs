@@ -45,7 +45,8 @@ fn pg_upgrade_by_link_keeps_everything() {
 }
 
 fn upgrade(options: &[&str]) {
-    let settings = [("shared_preload_libraries", "kms_wrap"), ("kms_wrap.worker_databases", "postgres")];
+    // The key files come last, and the worker soon finds that the providers are back.
+    let settings = [("shared_preload_libraries", "kms_wrap"), ("kms_wrap.worker_databases", "postgres"), ("kms_wrap.health_interval", "1")];
     let old = quickstarted(&settings);
     wrap(&old, DB, 100);
     // Half of a campaign is done when the server stops.
