@@ -75,7 +75,7 @@ impl Double {
         state.lifetime.set(3600);
         let shared = Rc::clone(&state);
         let web = Web::start(move |request: &Request| answer(request, &shared)).await;
-        *state.url.borrow_mut() = web.url.clone();
+        state.url.borrow_mut().clone_from(&web.url);
         Self { web, state }
     }
 
@@ -217,7 +217,7 @@ fn api(method: &str, path: &str, body: &[u8], state: &State) -> Result<Reply, Re
     }
 }
 
-fn issue(state: &State, seconds: Value) -> Reply {
+fn issue(state: &State, seconds: &Value) -> Reply {
     let token = format!("eyJ0.{}", hex::encode(random::<8>()));
     state.tokens.borrow_mut().insert(token.clone());
     Reply::json(200, &json!({"access_token": token, "expires_in": seconds, "token_type": "Bearer"}))
@@ -241,7 +241,7 @@ fn token(request: &Request, path: &str, state: &State) -> Reply {
         field("client_assertion_type") == "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
             && (assertion == FEDERATED || is_signed(assertion, path, state))
     };
-    if proved { issue(state, json!(state.lifetime.get())) } else { refuse() }
+    if proved { issue(state, &json!(state.lifetime.get())) } else { refuse() }
 }
 
 fn is_signed(assertion: &str, path: &str, state: &State) -> bool {
@@ -273,5 +273,5 @@ fn metadata(request: &Request, path: &str, query: &str, state: &State) -> Reply 
         return Reply::json(400, &json!({"error": "invalid_request", "error_description": "secret words"}));
     }
     // The number is a text here.
-    issue(state, json!(state.lifetime.get().to_string()))
+    issue(state, &json!(state.lifetime.get().to_string()))
 }
