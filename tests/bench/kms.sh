@@ -149,11 +149,13 @@ bench_kms() {
     kms_stop
 }
 
+larger() { awk -v a="$1" -v b="$2" 'BEGIN { print (a > b ? a : b) }'; }
+
 kms_table() {
     local bare move_floor batch update
-    bare=$(calc "$(median k_decrypt) > $(median k_c_decrypt) ? $(median k_decrypt) : $(median k_c_decrypt)")
+    bare=$(larger "$(median k_decrypt)" "$(median k_c_decrypt)")
     batch=$(median k_batch) update=$(each k_update "$N_MOVE")
-    move_floor=$(calc "$batch > $update ? $batch : $update")
+    move_floor=$(larger "$batch" "$update")
     printf '\nA real OpenBao (TLS, raft) and a SoftHSM token on the same %s cores; medians of %d rounds; microseconds (us) for one share or wrapper\n\n' \
         "$(nproc)" "$ROUNDS"
     heading
