@@ -245,8 +245,8 @@ fn token(request: &Request, path: &str, state: &State) -> Reply {
 }
 
 fn is_signed(assertion: &str, path: &str, state: &State) -> bool {
-    let (signed, signature) = assertion.rsplit_once('.').unwrap();
-    let (header, claims) = signed.split_once('.').unwrap();
+    let Some((signed, signature)) = assertion.rsplit_once('.') else { return false };
+    let Some((header, claims)) = signed.split_once('.') else { return false };
     let json = |part: &str| serde_json::from_slice::<Value>(&URL_SAFE_NO_PAD.decode(part).unwrap_or_default()).unwrap_or_default();
     let (header, claims) = (json(header), json(claims));
     let (public, thumbprint) = state.certificate.borrow().clone();

@@ -16,8 +16,12 @@ class Plain(RequestsTransport):
     """The double has no TLS, and the library wants it: the one thing that differs from the real service."""
 
     def send(self, request, **named):
-        request.url = request.url.replace("https://", "http://", 1)
-        return super().send(request, **named)
+        address = request.url
+        request.url = address.replace("https://", "http://", 1)
+        try:
+            return super().send(request, **named)
+        finally:
+            request.url = address
 
 
 class Credential:
