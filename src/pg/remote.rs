@@ -6,6 +6,7 @@ use crate::{
     provider::{
         Answer, Provider, ProviderError,
         config::{self, ConfigError, Environment},
+        endpoint,
         entropy::SystemEntropy,
     },
 };
@@ -46,7 +47,17 @@ thread_local! {
 
 /// The provider of a key.
 pub(crate) fn of_key(key: &Key) -> Result<Rc<Remote>, ProviderError> {
+    let name = &key.key_ref.external_key_ref;
+    if !is_allowed(name) {
+        return Err(ProviderError::Denied(format!("The setting \"kms_wrap.allowed_keys\" does not allow key \"{name}\".")));
+    }
     of(key.provider_id, &key.provider, &key.key_ref.kind, key.config.as_deref().unwrap_or("{}"))
+}
+
+/// Whether the setting allows keys of this name.
+pub(crate) fn is_allowed(name: &str) -> bool {
+    let patterns = gucs::allowed_keys();
+    patterns.is_empty() || patterns.iter().any(|pattern| endpoint::matches(pattern, name))
 }
 
 /// A provider by its row. One whose row, or what settings allow it, has changed since is made anew.

@@ -2,7 +2,8 @@
 
 use super::{
     catalog::{
-        key, local,
+        key::{self, Key},
+        local,
         setup::{self, NewProvider},
     },
     kms,
@@ -124,7 +125,7 @@ pub(crate) fn create_local_key(provider: &str, key_id: &str, algorithm: &str) ->
     }
     let id = setup::insert_key(found.id, key_id, "wrap", algorithm.name(), None, sealed.identity.public_key.clone())?;
     let id = id.ok_or_else(|| Failure::duplicate("KMS key", key_id))?;
-    prove(id)?;
+    prove(&key::by_id(id)?)?;
     Ok(id)
 }
 
@@ -139,10 +140,11 @@ pub(crate) fn add_kms_key(
     if !matches!(purpose, "wrap" | "encrypt" | "both") {
         return Err(Failure::bad_argument("invalid value for argument \"purpose\"", "It must be wrap, encrypt or both."));
     }
-    let found = setup::provider(provider, false)?;
+    let found = setup::unlocked_provider(provider)?;
     if found.kind != KIND {
         return setup_remote::add_key(provider, &found, external_key_ref, algorithm_of(algorithm)?, purpose, key_version);
     }
+    let found = local_provider(provider, false)?;
     if key_version.is_some() {
         return Err(Failure::bad_argument(
             "invalid value for argument \"key_version\"",
@@ -156,7 +158,7 @@ pub(crate) fn add_kms_key(
     let held = held.ok_or_else(|| Failure::unknown(&format!("{} key of provider \"{provider}\"", algorithm.name()), external_key_ref))?;
     let id = setup::insert_key(found.id, external_key_ref, purpose, algorithm.name(), None, held.identity.public_key)?;
     let id = id.ok_or_else(|| Failure::duplicate("KMS key", external_key_ref))?;
-    prove(id)?;
+    prove(&key::by_id(id)?)?;
     Ok(id)
 }
 
@@ -231,8 +233,7 @@ fn local_algorithm(name: &str) -> Result<Algorithm, Failure> {
 }
 
 /// Wraps and opens a random share once, so that a key that does not work is not registered.
-pub(super) fn prove(id: i64) -> Result<(), Failure> {
-    let key = key::by_id(id)?;
+pub(super) fn prove(key: &Key) -> Result<(), Failure> {
     let failed = || {
         Failure::provider(
             &key.provider,
@@ -246,9 +247,9 @@ pub(super) fn prove(id: i64) -> Result<(), Failure> {
         let ek = key.public_key.as_deref().unwrap_or_default();
         crate::core::slot::seal_layer(key.algorithm, ek, &aad, &share, &mut SystemEntropy)?
     } else {
-        kms::wrap(&key, &[(&share, &aad)])?.pop().ok_or_else(failed)?
+        kms::wrap(key, &[(&share, &aad)])?.pop().ok_or_else(failed)?
     };
-    let opened = kms::open_shares(&key, &[(&blob, &aad)])?;
+    let opened = kms::open_shares(key, &[(&blob, &aad)])?;
     match opened.into_iter().next().flatten() {
         Some(opened) if bool::from(opened.ct_eq(&share)) => Ok(()),
         _ => Err(failed()),

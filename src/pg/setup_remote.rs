@@ -1,7 +1,10 @@
 //! Set-up of remote providers and of the keys that they hold.
 
 use super::{
-    catalog::setup::{self, NewProvider, Provider},
+    catalog::{
+        key::{Key, KeyStatus},
+        setup::{self, NewProvider, Provider},
+    },
     gucs,
     interrupt::block_on,
     pins, remote,
@@ -9,11 +12,10 @@ use super::{
     setup::prove,
 };
 use crate::{
-    core::suite::Algorithm,
+    core::{slot::KeyRef, suite::Algorithm},
     provider::{
         ProviderError,
         config::{self, ConfigError},
-        endpoint,
     },
 };
 use serde_json::Value;
@@ -78,7 +80,8 @@ pub(crate) fn add_key(
 ) -> Result<i64, Failure> {
     pins::check_kind(&found.kind)?;
     let failed = |e: ProviderError| Failure::provider(provider, &e);
-    let remote = remote::of(found.id, provider, &found.kind, &found.config.to_string()).map_err(failed)?;
+    let config = found.config.to_string();
+    let remote = remote::of(found.id, provider, &found.kind, &config).map_err(failed)?;
     let described = match block_on(remote.call(1, |p| p.describe(external_key_ref, key_version, algorithm)))? {
         Err(ProviderError::NotFound(_)) => {
             return Err(Failure::unknown(&format!("{} key of provider \"{provider}\"", algorithm.name()), external_key_ref));
@@ -95,14 +98,35 @@ pub(crate) fn add_key(
     if let Some(text) = unlike.into_iter().next() {
         return Err(failed(ProviderError::Malformed(format!("Key \"{external_key_ref}\" is not what was asked for. {text}"))));
     }
-    let patterns = gucs::allowed_keys();
-    if !patterns.is_empty() && !patterns.iter().any(|pattern| endpoint::matches(pattern, &described.name)) {
+    if !remote::is_allowed(&described.name) {
         let limit = "The setting \"kms_wrap.allowed_keys\" does not allow it.";
         return Err(Failure::bad_argument(format!("key reference \"{}\" is not allowed", described.name), limit));
     }
-    let version = (!described.version.is_empty()).then_some(described.version.as_str());
-    let id = setup::insert_key(found.id, &described.name, purpose, algorithm.name(), version, described.public_key)?;
-    let id = id.ok_or_else(|| Failure::duplicate("KMS key", &described.name))?;
-    prove(id)?;
-    Ok(id)
+    let key = Key {
+        id: 0,
+        provider: provider.to_owned(),
+        provider_id: found.id,
+        config: Some(config),
+        provider_enabled: true,
+        provider_suspended: false,
+        trust_domain: String::new(),
+        key_ref: KeyRef {
+            kind: found.kind.clone(),
+            location: found.location.clone(),
+            project_tenant: found.project_tenant.clone().unwrap_or_default(),
+            external_key_ref: described.name,
+            key_version: described.version,
+        },
+        algorithm,
+        status: KeyStatus::Active,
+        purpose: purpose.to_owned(),
+        public_key: described.public_key,
+        sealed: None,
+    };
+    // Before it is inserted, which locks the provider's row.
+    prove(&key)?;
+    let (name, version) = (&key.key_ref.external_key_ref, &key.key_ref.key_version);
+    let version = (!version.is_empty()).then_some(version.as_str());
+    let id = setup::insert_key(found.id, name, purpose, algorithm.name(), version, key.public_key.clone())?;
+    id.ok_or_else(|| Failure::duplicate("KMS key", name))
 }

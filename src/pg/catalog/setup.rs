@@ -33,30 +33,44 @@ pub(crate) fn insert_provider(new: NewProvider<'_>) -> Result<Option<i64>, Failu
 }
 
 // Locked against kw_rotate_root_key: a key sealed under the old root key must not appear beside a configuration that names the new one.
-const PROVIDER: &str = "SELECT p.id, p.provider, p.project_tenant::pg_catalog.text, c.id, c.config
+const PROVIDER: &str =
+    "SELECT p.id, p.provider, COALESCE(p.location, '')::pg_catalog.text, p.project_tenant::pg_catalog.text, c.id, c.config
      FROM kms_wrap.kms_providers p JOIN kms_wrap.provider_config c ON c.id OPERATOR(pg_catalog.=) p.provider_config_id
      WHERE p.name OPERATOR(pg_catalog.=) $1 FOR SHARE OF c";
-const PROVIDER_FOR_UPDATE: &str = "SELECT p.id, p.provider, p.project_tenant::pg_catalog.text, c.id, c.config
+const PROVIDER_FOR_UPDATE: &str =
+    "SELECT p.id, p.provider, COALESCE(p.location, '')::pg_catalog.text, p.project_tenant::pg_catalog.text, c.id, c.config
      FROM kms_wrap.kms_providers p JOIN kms_wrap.provider_config c ON c.id OPERATOR(pg_catalog.=) p.provider_config_id
      WHERE p.name OPERATOR(pg_catalog.=) $1 FOR UPDATE OF c";
+
+const UNLOCKED: &str =
+    "SELECT p.id, p.provider, COALESCE(p.location, '')::pg_catalog.text, p.project_tenant::pg_catalog.text, c.id, c.config
+     FROM kms_wrap.kms_providers p JOIN kms_wrap.provider_config c ON c.id OPERATOR(pg_catalog.=) p.provider_config_id
+     WHERE p.name OPERATOR(pg_catalog.=) $1";
 
 /// A provider as set-up needs it.
 pub(crate) struct Provider {
     pub(crate) id: i64,
     pub(crate) kind: String,
+    pub(crate) location: String,
     pub(crate) project_tenant: Option<String>,
     pub(crate) config_id: Uuid,
     pub(crate) config: Value,
 }
 
+/// A provider by name as it is, held by nobody: what a remote provider is asked for takes a while.
+pub(crate) fn unlocked_provider(name: &str) -> Result<Provider, Failure> {
+    spi::first(spi::select(UNLOCKED, &[name.into()], read_provider)?).ok_or_else(|| Failure::unknown("key provider", name))
+}
+
 /// A provider by name, its configuration locked: shared, or exclusively for a change of root key.
 pub(crate) fn provider(name: &str, for_update: bool) -> Result<Provider, Failure> {
     let sql = if for_update { PROVIDER_FOR_UPDATE } else { PROVIDER };
-    let read = |row: &mut Row| {
-        let (id, kind, project_tenant, config_id) = (row.next()?, row.next()?, row.opt()?, row.next()?);
-        Ok(Provider { id, kind, project_tenant, config_id, config: row.next::<JsonB>()?.0 })
-    };
-    spi::first(spi::write(sql, &[name.into()], read)?).ok_or_else(|| Failure::unknown("key provider", name))
+    spi::first(spi::write(sql, &[name.into()], read_provider)?).ok_or_else(|| Failure::unknown("key provider", name))
+}
+
+fn read_provider(row: &mut Row) -> Result<Provider, Failure> {
+    let (id, kind, location, project_tenant, config_id) = (row.next()?, row.next()?, row.next()?, row.opt()?, row.next()?);
+    Ok(Provider { id, kind, location, project_tenant, config_id, config: row.next::<JsonB>()?.0 })
 }
 
 const SET_CONFIG: &str =
