@@ -132,5 +132,5 @@ DROP ROLE :role;
 INSERT INTO kms_wrap.provider_config (provider_name, manager, config) VALUES ('r', 'x', '{"endpoint": "https://kmip.example"}') RETURNING id AS config \gset
 INSERT INTO kms_wrap.kms_providers (name, provider, location, provider_config_id, trust_domain) VALUES ('r', 'kmip', 'r', :'config', 'r') RETURNING id AS r \gset
 INSERT INTO kms_wrap.kms_keys (provider_id, external_key_ref, algorithm) VALUES (:r, 'k', 'AES-256-GCM');
-SELECT key_ref, status, has_latency, regexp_replace(error, 'has: .*', 'has: ...') AS error FROM probes('r');
-SELECT component, name, status, regexp_replace(detail, 'has: .*', 'has: ...') AS detail, action FROM kms_wrap.kw_health() WHERE component = 'setting' OR name = 'r';
+SELECT key_ref, status, has_latency, error FROM probes('r');
+SELECT component, name, status, detail, action FROM kms_wrap.kw_health() WHERE component = 'setting' OR name = 'r';
