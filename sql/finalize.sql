@@ -104,6 +104,7 @@ ALTER FUNCTION kms_wrap.kw_wrap_dek SET plan_cache_mode = force_generic_plan;
 ALTER FUNCTION kms_wrap.kw_unwrap SET plan_cache_mode = force_generic_plan;
 ALTER FUNCTION kms_wrap.kw_jobs_work SET plan_cache_mode = force_generic_plan;
 ALTER FUNCTION kms_wrap.kw_jobs_work SET jit = off;
+ALTER FUNCTION kms_wrap.kw_jobs_work SET enable_memoize = off;
 ALTER FUNCTION kms_wrap.kw_schedule_rewrap SET jit = off;
 ALTER FUNCTION kms_wrap.kw_verify SET jit = off;
 ALTER FUNCTION kms_wrap.kw_check_health SET jit = off;

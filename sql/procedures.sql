@@ -28,7 +28,7 @@ END
 $function$;
 
 -- It runs with its caller's search_path, where another schema may hold an operator that fits better: hence every operator by its full name.
-CREATE PROCEDURE kms_wrap.kw_run_jobs(max_batches integer DEFAULT NULL, batch_size integer DEFAULT 200)
+CREATE PROCEDURE kms_wrap.kw_run_jobs(max_batches integer DEFAULT NULL, batch_size integer DEFAULT 450)
 LANGUAGE plpgsql AS $procedure$
 DECLARE
     batches pg_catalog.int4 := 0;

@@ -6,7 +6,8 @@
 use super::{
     catalog::{
         job::{self, Job, Verdict},
-        rewritten, wrapper,
+        rewritten::{self, Held},
+        wrapper,
     },
     report::Failure,
     rewrap::{self, Batch, Rewrap, Targets},
@@ -39,7 +40,10 @@ pub(crate) fn load(jobs: Vec<Job>) -> Result<Work, Failure> {
         }
     }
     let ids: Vec<i64> = jobs.iter().map(|job| job.wrapper).collect();
-    let rows = wrapper::by_ids(&ids)?.into_iter().filter_map(|row| targets.remove(&row.id).map(|t| (row, t))).collect();
+    let mut layers: Vec<i16> = targets.values().flat_map(Targets::layers).collect();
+    layers.sort_unstable();
+    layers.dedup();
+    let rows = wrapper::by_ids_to_move(&ids, &layers)?.into_iter().filter_map(|row| targets.remove(&row.id).map(|t| (row, t))).collect();
     let batch = Batch::load(rows)?;
     let generations = wrapper::next_generations(batch.len())?;
     Ok(Work { jobs, batch, generations, verdicts })
@@ -67,13 +71,11 @@ impl Moved {
                 Rewrap::Failed(failure) => verdicts.push((job.id, verdict(job, &failure))),
             }
         }
-        let versions: Vec<_> = ready.iter().map(|r| (r.id, r.kms1, r.kms2, r.generation)).collect();
-        let taken = rewritten::taken_versions(&versions)?;
+        let ids: Vec<i64> = ready.iter().map(|r| r.id).collect();
+        let taken = rewritten::taken_versions(&ready)?;
         ready.retain(|r| !taken.contains(&r.id));
-        let free = rewritten::lock_free(&ready.iter().map(|r| r.id).collect::<Vec<_>>())?;
-        ready.retain(|r| free.contains(&r.id));
-        let written = rewrap::write(ready)?;
-        for (id, ..) in versions {
+        let written = rewrap::write(ready, Held::Skip)?;
+        for id in ids {
             if let Some(job) = by_wrapper.get(&id) {
                 // Not written: another session was quicker or holds the row, or the drawn version is taken. Either way the next attempt sees what is there.
                 let done = if written.contains(&id) { Verdict::Done } else { verdict(job, &Failure::changed()) };

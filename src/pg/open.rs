@@ -38,6 +38,11 @@ pub(crate) enum Intent {
 ///
 /// A row whose describing JSON disagrees with the bytes was edited: it does not open, whatever the bytes say.
 pub(crate) fn parse(row: &WrapperRow) -> Result<Wrapper, Failure> {
+    parse_to_move(row, |_| true)
+}
+
+/// The same for a rewrap, which looks only at the JSON of layers that it moves: that of others stays as it is, and opens or not as before.
+pub(crate) fn parse_to_move(row: &WrapperRow, moves: impl Fn(SlotNo) -> bool) -> Result<Wrapper, Failure> {
     let layer = |l: &'_ super::catalog::wrapper::LayerRow| u8::try_from(l.layer_no).map_err(|_| Error::DoesNotOpen);
     let mut layers = Vec::new();
     for l in &row.layers {
@@ -55,9 +60,12 @@ pub(crate) fn parse(row: &WrapperRow) -> Result<Wrapper, Failure> {
     })?;
     let described = projection::agrees(row.crypto_suite.as_deref(), &projection::crypto_suite(&wrapper))
         && row.layers.iter().zip(wrapper.slots().iter().skip(2)).all(|(l, slot)| {
+            let is_described = || {
+                projection::agrees(l.aad.as_deref(), &projection::layer_aad(&wrapper, slot))
+                    && projection::agrees(l.meta.as_deref(), &projection::layer_meta(slot))
+            };
             l.algorithm == Some(slot.header.algorithm)
-                && projection::agrees(l.aad.as_deref(), &projection::layer_aad(&wrapper, slot))
-                && projection::agrees(l.meta.as_deref(), &projection::layer_meta(slot))
+                && (!moves(slot.header.slot) || is_described())
                 && l.encap_pubkey.as_ref().is_none_or(|ek| Some(kdf::sha256(&[ek])) == slot.header.ek_sha256)
         });
     if described { Ok(wrapper) } else { Err(Failure::does_not_open()) }

@@ -4,7 +4,7 @@ use super::{
     catalog::{
         key::{self, Key},
         policy::{self, Policy},
-        rewritten::{self, Rewritten},
+        rewritten::{self, Held, Rewritten},
         wrapper::{self, WrapperRow},
     },
     kms,
@@ -53,6 +53,16 @@ impl Targets {
             ));
         }
         Ok(Self(targets))
+    }
+
+    /// Numbers of the layers among them.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = i16> + '_ {
+        self.iter().filter_map(|(slot, _)| slot.layer_no().map(i16::from))
+    }
+
+    /// Whether a slot has a target.
+    fn has(&self, slot: SlotNo) -> bool {
+        self.0.contains_key(&slot.code())
     }
 
     /// Slots and target keys, in slot order.
@@ -153,7 +163,7 @@ impl Batch {
     fn plan<'a>(&'a self, row: &'a WrapperRow, targets: &Targets, generation: i64) -> Result<Plan<'a>, Failure> {
         open::check_status(row)?;
         let policy = self.policies.get(&row.policy_id).ok_or_else(|| Failure::internal("policy"))?;
-        let wrapper = open::parse(row)?;
+        let wrapper = open::parse_to_move(row, |slot| targets.has(slot))?;
         open::check_floors(&wrapper)?;
         let mut plan = Plan { row, policy, wrapper, generation, kms1: row.kms1, kms2: row.kms2, steps: Vec::new() };
         for (slot, to) in moves(row, targets)? {
@@ -220,19 +230,24 @@ impl Batch {
         // What describes the suite names algorithms, not keys.
         let is_same_suite = steps.iter().all(|step| step.from.algorithm == step.to.algorithm);
         let moved_to: Vec<i64> = steps.iter().map(|step| step.to.id).collect();
-        let mut moved: HashMap<SlotNo, (i64, Vec<u8>)> = HashMap::new();
+        let mut moved: Vec<(SlotNo, i64, Vec<u8>)> = Vec::with_capacity(steps.len());
         for step in steps {
-            moved.insert(step.slot, (step.to.id, step.rewrap.finish(step.new_blob)?));
+            moved.push((step.slot, step.to.id, step.rewrap.finish(step.new_blob)?));
         }
-        let parts = moved.iter().map(|(slot, (_, bytes))| (*slot, bytes.as_slice()));
+        let parts = moved.iter().map(|(slot, _, bytes)| (*slot, bytes.as_slice()));
         let wrapper = wrapper.rewritten(parts, u64::try_from(generation).map_err(Failure::internal)?)?;
         check_floors(policy, &wrapper)?;
-        let (dek_wrap1, dek_wrap2) = (moved.remove(&SlotNo::KMS1), moved.remove(&SlotNo::KMS2));
-        let layers = wrapper.slots().iter().filter_map(|slot| {
-            let (key, bytes) = moved.remove(&slot.header.slot)?;
-            Some(make::new_layer(&wrapper, slot, key, bytes))
-        });
-        let layers = layers.collect();
+        let (mut dek_wrap1, mut dek_wrap2, mut layers) = (None, None, Vec::new());
+        for (slot_no, key, bytes) in moved {
+            match slot_no {
+                SlotNo::KMS1 => dek_wrap1 = Some(bytes),
+                SlotNo::KMS2 => dek_wrap2 = Some(bytes),
+                _ => {
+                    let slot = wrapper.slot(slot_no).ok_or_else(Failure::does_not_open)?;
+                    layers.push(make::new_layer(&wrapper, slot, key, bytes));
+                }
+            }
+        }
         Ok(Rewrap::Ready(Box::new(Rewritten {
             id: row.id,
             old_generation: row.generation,
@@ -242,8 +257,8 @@ impl Batch {
             moved_to,
             crypto_suite: (!is_same_suite).then(|| projection::crypto_suite(&wrapper)),
             layers,
-            dek_wrap1: dek_wrap1.map(|(_, bytes)| bytes),
-            dek_wrap2: dek_wrap2.map(|(_, bytes)| bytes),
+            dek_wrap1,
+            dek_wrap2,
         })))
     }
 }
@@ -329,13 +344,13 @@ fn verify(plan: &mut Result<Plan<'_>, Failure>) {
 }
 
 /// Writes rewrapped wrappers, but for those whose new keys were put out of use meanwhile; returns the ids that were written.
-pub(crate) fn write(mut rewritten: Vec<Rewritten>) -> Result<HashSet<i64>, Failure> {
+pub(crate) fn write(mut rewritten: Vec<Rewritten>, held: Held) -> Result<HashSet<i64>, Failure> {
     let mut targets: Vec<i64> = rewritten.iter().flat_map(|r| r.moved_to.clone()).collect();
     targets.sort_unstable();
     targets.dedup();
     let active = key::lock_active(&targets)?;
     rewritten.retain(|r| r.moved_to.iter().all(|key| active.contains(key)));
-    rewritten::update(rewritten)
+    rewritten::update(rewritten, held)
 }
 
 /// Rewraps one wrapper now; returns its generation and whether anything was to be done.
@@ -352,11 +367,11 @@ pub(crate) fn rewrap_one(row: WrapperRow, targets: Targets) -> Result<(i64, bool
         let generations = wrapper::next_generations(batch.len())?;
         match batch.run(&generations).pop() {
             Some((_, Rewrap::Ready(new))) => {
-                if !rewritten::taken_versions(&[(id, new.kms1, new.kms2, new.generation)])?.is_empty() {
+                let (generation, new) = (new.generation, vec![*new]);
+                if !rewritten::taken_versions(&new)?.is_empty() {
                     continue;
                 }
-                let generation = new.generation;
-                let written = write(vec![*new])?;
+                let written = write(new, Held::Wait)?;
                 return if written.contains(&id) { Ok((generation, true)) } else { Err(Failure::changed()) };
             }
             Some((_, Rewrap::Current)) => return Ok((old, false)),

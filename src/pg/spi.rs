@@ -22,7 +22,7 @@ thread_local! {
 
 /// A result row, taken apart at once. Columns are taken in the order of the SELECT list.
 pub(crate) struct Row {
-    types: pg_sys::TupleDesc,
+    types: Vec<pg_sys::Oid>,
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
     column: usize,
@@ -31,19 +31,16 @@ pub(crate) struct Row {
 impl Row {
     /// The next column, which may be NULL.
     pub(crate) fn opt<T: FromDatum + IntoDatum>(&mut self) -> Result<Option<T>, Failure> {
-        let (Some(value), Some(is_null)) = (self.values.get(self.column), self.nulls.get(self.column)) else {
-            return Err(Failure::internal(format!("column {} is missing", self.column)));
+        let place = self.column;
+        let (Some(value), Some(is_null), Some(found)) = (self.values.get(place), self.nulls.get(place), self.types.get(place)) else {
+            return Err(Failure::internal(format!("column {place} is missing")));
         };
         self.column += 1;
-        let column = i32::try_from(self.column).map_err(Failure::internal)?;
-        // SAFETY: row and descriptor are of one result, which lives until the statement's connection ends; the value is of the type found.
-        unsafe {
-            let found = pg_sys::SPI_gettypeid(self.types, column);
-            if !T::is_compatible_with(found) {
-                return Err(Failure::internal(format!("column {column} is of type {}", found.to_u32())));
-            }
-            Ok(T::from_polymorphic_datum(*value, *is_null, found))
+        if !T::is_compatible_with(*found) {
+            return Err(Failure::internal(format!("column {place} is of type {}", found.to_u32())));
         }
+        // SAFETY: the value is of the type found, in a result that lives until the statement's connection ends.
+        Ok(unsafe { T::from_polymorphic_datum(*value, *is_null, *found) })
     }
 
     /// The next column, which is never NULL.
@@ -109,13 +106,14 @@ fn run<T>(
         let mut results = Vec::with_capacity(rows);
         if rows > 0 {
             // SAFETY: a statement with rows has a table of them.
-            let types = unsafe { (*table).tupdesc };
-            // SAFETY: as above.
-            let columns = usize::try_from(unsafe { (*types).natts }).map_err(Failure::internal)?;
+            let descriptor = unsafe { (*table).tupdesc };
+            // SAFETY: as above; asked for its columns, which count from 1.
+            let types: Vec<pg_sys::Oid> = unsafe { (1..=(*descriptor).natts).map(|n| pg_sys::SPI_gettypeid(descriptor, n)).collect() };
+            let columns = types.len();
             let mut row = Row { types, values: vec![pg_sys::Datum::null(); columns], nulls: vec![true; columns], column: 0 };
             for i in 0..rows {
                 // SAFETY: the table has so many rows of this type and lives until the connection ends; both arrays have a place for each column.
-                unsafe { pg_sys::heap_deform_tuple(*(*table).vals.add(i), types, row.values.as_mut_ptr(), row.nulls.as_mut_ptr()) };
+                unsafe { pg_sys::heap_deform_tuple(*(*table).vals.add(i), descriptor, row.values.as_mut_ptr(), row.nulls.as_mut_ptr()) };
                 row.column = 0;
                 results.push(read(&mut row)?);
             }

@@ -19,14 +19,18 @@ use super::{
     transit_wire::{self as wire, BATCH, KeyInfo, Refusal},
 };
 use crate::core::{secret::Share, suite::Algorithm};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use reqwest::Method;
 use rustls::pki_types::{SubjectPublicKeyInfoDer, pem::PemObject};
 use serde_json::{Map, Value};
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, future::Future, rc::Rc};
 use zeroize::Zeroizing;
 
 /// What they can do.
 pub const CAPABILITIES: Capabilities = Capabilities { binds_context: true, shows_version: true, batches: true, interruptible: true };
+
+/// Requests of one call that wait for their answers at the same time.
+const IN_FLIGHT: usize = 4;
 
 /// The stamps of the files of [`Tls`] when they were read.
 type Stamps = [Option<Stamp>; 3];
@@ -95,8 +99,8 @@ impl Provider for Transit {
             let unpinned = || ProviderError::Denied(format!("{} is registered without a version number.", self.said(key.name)));
             let version = wire::parse_version(key.version).ok_or_else(unpinned)?;
             let mut blobs = Vec::with_capacity(items.len());
-            for batch in items.chunks(BATCH) {
-                let reply = self.post(&path, wire::encrypt_body(batch, version, with_aad)).await?;
+            let requests = items.chunks(BATCH).map(|batch| self.post(&path, wire::encrypt_body(batch, version, with_aad)));
+            for (batch, reply) in items.chunks(BATCH).zip(self.side_by_side(requests).await?) {
                 for item in self.items(&reply, batch.len(), key.name)? {
                     if let Some(refusal) = item.refusal() {
                         return Err(self.refused(refusal, reply.status, key));
@@ -117,8 +121,8 @@ impl Provider for Transit {
             let mut shares: Vec<Option<Share>> = items.iter().map(|_| None).collect();
             let (places, blobs): (Vec<_>, Vec<_>) = wire::sendable(items).into_iter().unzip();
             let mut too_old = 0_usize;
-            for (places, batch) in places.chunks(BATCH).zip(blobs.chunks(BATCH)) {
-                let reply = self.post(&path, wire::decrypt_body(batch, with_aad)).await?;
+            let requests = blobs.chunks(BATCH).map(|batch| self.post(&path, wire::decrypt_body(batch, with_aad)));
+            for ((places, batch), reply) in places.chunks(BATCH).zip(blobs.chunks(BATCH)).zip(self.side_by_side(requests).await?) {
                 for (place, item) in places.iter().zip(self.items(&reply, batch.len(), key.name)?) {
                     match item.refusal() {
                         None => {
@@ -199,6 +203,19 @@ impl Transit {
 
     async fn post(&self, path: &str, body: Zeroizing<Vec<u8>>) -> Result<Reply, ProviderError> {
         self.call(Method::POST, path, Some(body)).await
+    }
+
+    /// Makes a few requests at a time, so that the server works on one while others are written and read. Answers stand in the order of the
+    /// requests.
+    async fn side_by_side(
+        &self,
+        requests: impl ExactSizeIterator<Item = impl Future<Output = Result<Reply, ProviderError>>>,
+    ) -> Result<Vec<Reply>, ProviderError> {
+        if requests.len() > 1 {
+            // Logged in once, and not by each of them.
+            self.auth.session(&*self.http()?).await?;
+        }
+        stream::iter(requests).buffered(IN_FLIGHT).try_collect().await
     }
 
     /// The client, made anew when one of its files has changed.

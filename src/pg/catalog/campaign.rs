@@ -77,7 +77,8 @@ const INSERT: &str = "INSERT INTO kms_wrap.rewrap_campaigns
      VALUES ($1::pg_catalog.text::pg_catalog.bpchar, $2, $3, $4, $5, $6, $7, $8, COALESCE($9, pg_catalog.now()), $10, $11, $12, $13)
      RETURNING id";
 
-// A wrapper gets one job a campaign: one that failed is not tried for ever, and two campaigns cannot pass a wrapper to and fro.
+// A wrapper gets one job a campaign: one that failed is not tried for ever, and two campaigns cannot pass a wrapper to and fro. A campaign without
+// jobs, such as a new one, need not look through those of its predecessors.
 const QUEUE: &str = concat!(
     "WITH c AS MATERIALIZED (SELECT * FROM kms_wrap.rewrap_campaigns WHERE id OPERATOR(pg_catalog.=) $1),
      m AS MATERIALIZED (
@@ -92,8 +93,9 @@ const QUEUE: &str = concat!(
        SELECT c.id, m.id, c.target_kms1_key_id, c.target_kms2_key_id, c.target_layers, c.scheduled_at, c.priority, 10
        FROM m, c
        WHERE NOT m.is_current
-         AND NOT EXISTS (SELECT FROM kms_wrap.rewrap_jobs o
-                         WHERE o.key_wrapper_id OPERATOR(pg_catalog.=) m.id AND o.campaign_id OPERATOR(pg_catalog.=) c.id)
+         AND (c.total OPERATOR(pg_catalog.=) 0
+              OR NOT EXISTS (SELECT FROM kms_wrap.rewrap_jobs o
+                             WHERE o.key_wrapper_id OPERATOR(pg_catalog.=) m.id AND o.campaign_id OPERATOR(pg_catalog.=) c.id))
        ORDER BY m.id
        ON CONFLICT (key_wrapper_id) WHERE status OPERATOR(pg_catalog.=) ANY ('{pending,running}') DO NOTHING
        RETURNING 1)
@@ -104,6 +106,15 @@ const QUEUE: &str = concat!(
                AND EXISTS (SELECT FROM kms_wrap.rewrap_jobs o
                            WHERE o.key_wrapper_id OPERATOR(pg_catalog.=) m.id AND o.campaign_id OPERATOR(pg_catalog.<>) c.id
                              AND o.status OPERATOR(pg_catalog.=) ANY ('{pending,running}')))"
+);
+
+const IS_ANY_LEFT: &str = concat!(
+    "SELECT EXISTS (SELECT FROM kms_wrap.key_wrappers w,
+                    (SELECT * FROM kms_wrap.rewrap_campaigns WHERE id OPERATOR(pg_catalog.=) $1 OFFSET 0) c WHERE ",
+    movable!(),
+    " AND NOT ",
+    current!(),
+    ")"
 );
 
 const COUNT: &str =
@@ -229,8 +240,9 @@ pub(crate) fn queue_again() -> Result<i64, Failure> {
     spi::execute(SWEEP, &[])?;
     let mut queued = 0;
     for campaign in spi::write(IDLE, &[], |row| row.next::<i64>())? {
-        // Wrappers made or freed since the last look.
-        let counts = queue(campaign)?;
+        // Wrappers made or freed since the last look; nearly always there is none, which is found out for less.
+        let is_any_left = spi::first(spi::select(IS_ANY_LEFT, &[campaign.into()], |row| row.next::<bool>())?).unwrap_or(true);
+        let counts = if is_any_left { queue(campaign)? } else { Counts { queued: 0, current: 0, blocked: 0 } };
         queued += counts.queued;
         if counts.queued > 0 {
             spi::execute(ADD_COUNTS, &[campaign.into(), counts.queued.into(), 0_i64.into()])?;

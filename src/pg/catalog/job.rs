@@ -48,7 +48,7 @@ const RECLAIM: &str = "WITH lost AS (
      FROM (SELECT campaign_id, pg_catalog.count(*) AS n FROM lost WHERE status OPERATOR(pg_catalog.=) 'failed' GROUP BY campaign_id) f
      WHERE c.id OPERATOR(pg_catalog.=) f.campaign_id";
 
-// One due campaign, then its oldest pending jobs. The campaign's row is locked for this short transaction, so that several sessions keep one rate.
+// One due campaign, then its oldest pending jobs, by their places, where they were just locked. The campaign's row is locked for this short transaction, so that several sessions keep one rate.
 const CLAIM: &str = "WITH c AS MATERIALIZED (
        SELECT c.id, c.rate_per_second, c.started_at,
               LEAST($1, COALESCE(c.rate_per_second, $1))::pg_catalog.int8 AS n
@@ -65,7 +65,7 @@ const CLAIM: &str = "WITH c AS MATERIALIZED (
               ORDER BY j.priority DESC, j.id LIMIT 1) IS NOT NULL
        ORDER BY c.priority DESC, c.id LIMIT 1 FOR NO KEY UPDATE),
      j AS MATERIALIZED (
-       SELECT j.id FROM kms_wrap.rewrap_jobs j
+       SELECT j.ctid AS place FROM kms_wrap.rewrap_jobs j
        WHERE j.campaign_id OPERATOR(pg_catalog.=) (SELECT c.id FROM c) AND j.status OPERATOR(pg_catalog.=) 'pending'
          AND j.next_attempt_at OPERATOR(pg_catalog.<=) pg_catalog.now()
        ORDER BY j.priority DESC, j.id LIMIT (SELECT c.n FROM c) FOR UPDATE SKIP LOCKED),
@@ -73,7 +73,7 @@ const CLAIM: &str = "WITH c AS MATERIALIZED (
        UPDATE kms_wrap.rewrap_jobs
        SET status = 'running', attempts = attempts OPERATOR(pg_catalog.+) 1, started_at = COALESCE(started_at, pg_catalog.now()),
            lease_owner = $2, lease_until = pg_catalog.now() OPERATOR(pg_catalog.+) '10 minutes'::pg_catalog.interval
-       WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT j.id FROM j))
+       WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT j.place FROM j))
        RETURNING id, key_wrapper_id, target_kms1_key_id, target_kms2_key_id, target_layers::pg_catalog.text, attempts, max_attempts),
      p AS (
        UPDATE kms_wrap.rewrap_campaigns r
