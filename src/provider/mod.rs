@@ -42,7 +42,6 @@ pub mod http;
 #[cfg(any(feature = "azure", feature = "gcp"))]
 mod jwt;
 pub mod local;
-#[cfg(any(feature = "aws", feature = "azure"))]
 pub mod oaep;
 pub mod pkcs11;
 pub mod pkcs11_crypto;

@@ -1,7 +1,7 @@
 //! Kinds `openbao` and `vault`: the transit secrets engine, which both have with the same interface.
 //!
-//! A share is encrypted with the slot's AAD as associated data (`aes256-gcm96`), or by RSA-OAEP with SHA-256, which has no associated data.
-//! The blob is the engine's own text, `vault:v1:...`.
+//! A share is encrypted with the slot's AAD as associated data (`aes256-gcm96`), or here under the pinned public key by RSA-OAEP with SHA-256,
+//! which has no associated data. The blob is the engine's own text, `vault:v1:...`.
 //!
 //! Encryption under an unknown name makes a key of that name, unless the policy or the engine's configuration forbids it. Every request
 //! therefore names a type for that key which does not exist: the engine ignores it for a key that is there, and refuses to make one.
@@ -14,6 +14,7 @@ use super::{
     credentials::CredentialDirectory,
     endpoint::Endpoint,
     http::{Http, Reply, Tls},
+    oaep,
     root_key::Stamp,
     transit_auth::Auth,
     transit_wire::{self as wire, BATCH, KeyInfo, Refusal},
@@ -95,11 +96,15 @@ impl Provider for Transit {
     fn wrap<'a>(&'a self, key: ProviderKey<'a>, items: &'a [ToWrap<'a>]) -> Answer<'a, Vec<Vec<u8>>> {
         Box::pin(async move {
             let path = self.path("encrypt", key.name)?;
-            let with_aad = self.authenticates(key)?;
+            let is_rsa = !self.authenticates(key)?;
             let unpinned = || ProviderError::Denied(format!("{} is registered without a version number.", self.said(key.name)));
             let version = wire::parse_version(key.version).ok_or_else(unpinned)?;
+            if is_rsa {
+                // It needs nobody for wrapping. Whether there is such a key is told by opening only.
+                return items.iter().map(|(share, _)| Ok(wire::blob(version, &oaep::wrap(key, share)?))).collect();
+            }
             let mut blobs = Vec::with_capacity(items.len());
-            let requests = items.chunks(BATCH).map(|batch| self.post(&path, wire::encrypt_body(batch, version, with_aad)));
+            let requests = items.chunks(BATCH).map(|batch| self.post(&path, wire::encrypt_body(batch, version)));
             for (batch, reply) in items.chunks(BATCH).zip(self.side_by_side(requests).await?) {
                 for item in self.items(&reply, batch.len(), key.name)? {
                     if let Some(refusal) = item.refusal() {
@@ -161,7 +166,8 @@ impl Provider for Transit {
             let public_key = match algorithm {
                 Algorithm::RsaOaepSha256 => {
                     let der = info.public_key(version).and_then(|pem| SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes()).ok());
-                    Some(der.ok_or_else(|| self.malformed("described without a public key", name))?.as_ref().to_vec())
+                    let der = der.filter(|der| oaep::is_valid_public_key(der));
+                    Some(der.ok_or_else(|| self.malformed("described without a usable public key", name))?.as_ref().to_vec())
                 }
                 _ => None,
             };

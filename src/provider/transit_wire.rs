@@ -154,8 +154,13 @@ pub(super) fn parse_blob(bytes: &[u8]) -> Option<(&str, u32)> {
     Some((text, parse_version(version)?))
 }
 
-/// The body of a request that encrypts shares under an existing key's version. Associated data is for ciphers that authenticate it.
-pub(super) fn encrypt_body(items: &[ToWrap<'_>], version: u32, with_aad: bool) -> Zeroizing<Vec<u8>> {
+/// A blob as transit makes them, of what the version's public key has encrypted.
+pub(super) fn blob(version: u32, sealed: &[u8]) -> Vec<u8> {
+    format!("vault:v{version}:{}", STANDARD.encode(sealed)).into_bytes()
+}
+
+/// The body of a request that encrypts shares with their associated data under an existing key's version.
+pub(super) fn encrypt_body(items: &[ToWrap<'_>], version: u32) -> Zeroizing<Vec<u8>> {
     let aad_len: usize = items.iter().map(|(_, aad)| aad.len()).sum();
     let mut body = Writer::with_capacity(items.len(), aad_len);
     let version = version.to_string();
@@ -165,12 +170,12 @@ pub(super) fn encrypt_body(items: &[ToWrap<'_>], version: u32, with_aad: bool) -
         body.base64(share.expose());
         body.text("\",\"key_version\":");
         body.text(&version);
-        body.end_item(with_aad.then_some(*aad));
+        body.end_item(Some(*aad));
     }
     body.finish()
 }
 
-/// The body of a request that decrypts blobs, which [`parse_blob`] has seen.
+/// The body of a request that decrypts blobs, with their associated data for ciphers that authenticate it. [`parse_blob`] has seen them.
 pub(super) fn decrypt_body(items: &[(&str, &[u8])], with_aad: bool) -> Zeroizing<Vec<u8>> {
     let len = items.iter().map(|(blob, aad)| blob.len().saturating_add(aad.len())).sum();
     let mut body = Writer::with_capacity(items.len(), len);

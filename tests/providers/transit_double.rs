@@ -5,6 +5,10 @@ use crate::{
     fixture::{Directory, failure, run, shares, to_wrap},
     transit::aes,
 };
+use aws_lc_rs::{
+    encoding::{AsDer, PublicKeyX509Der},
+    rsa::{KeySize, PrivateDecryptingKey},
+};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kms_wrap::{
     core::suite::Algorithm,
@@ -24,6 +28,12 @@ const BLOB: &str = "vault:v1:c2VhbGVk";
 
 fn batch(results: &Value) -> String {
     json!({"data": {"batch_results": results}, "request_id": SECRET}).to_string()
+}
+
+/// The public key of a new RSA key.
+fn spki(size: KeySize) -> Vec<u8> {
+    let spki: PublicKeyX509Der<'_> = PrivateDecryptingKey::generate(size).unwrap().public_key().as_der().unwrap();
+    spki.as_ref().to_vec()
 }
 
 /// A double that does what `next` holds, and a provider of it.
@@ -257,11 +267,14 @@ fn answers_to_describing() {
             data["keys"]["3"] = json!({"public_key": public_key});
             json!({"data": data}).to_string()
         };
-        let pem = "-----BEGIN PUBLIC KEY-----\nMAMC\nAQc=\n-----END PUBLIC KEY-----\n";
+        let pem = |der: &[u8]| format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(der));
+        let (good, short) = (pem(&spki(KeySize::Rsa2048)), pem(&kms_wrap::provider::spki::rsa(&[0xff; 128], &[1, 0, 1]).unwrap()));
         for (key, class) in [
-            (json!(pem), "ok"),
+            (json!(good), "ok"),
+            (json!(short), "malformed"),
+            (json!(pem(b"\x30\x03\x02\x01\x07")), "malformed"),
             (json!(SECRET), "malformed"),
-            (json!(pem.replace("PUBLIC", "PRIVATE")), "malformed"),
+            (json!(good.replace("PUBLIC", "PRIVATE")), "malformed"),
             (json!(7), "malformed"),
         ] {
             *next.borrow_mut() = Some(answer(200, &rsa(key)));
@@ -297,14 +310,17 @@ fn what_is_asked() {
             let wanted = json!({"plaintext": STANDARD.encode(share.expose()), "associated_data": STANDARD.encode(aad), "key_version": 7});
             assert_eq!(item, &wanted);
         }
-        // RSA has no associated data.
-        let rsa = ProviderKey { algorithm: Algorithm::RsaOaepSha256, ..aes("r1", "7") };
-        provider.wrap(rsa, &to_wrap(&items[..2])).await.unwrap();
-        provider.unwrap(rsa, &[(BLOB.as_bytes(), &items[0].1)]).await.unwrap();
+        // RSA has no associated data, and needs nobody for wrapping.
+        let public_key = spki(KeySize::Rsa4096);
+        let rsa = ProviderKey { algorithm: Algorithm::RsaOaepSha256, public_key: Some(&public_key), ..aes("r1", "7") };
+        let blobs = provider.wrap(rsa, &to_wrap(&items[..2])).await.unwrap();
+        assert!(blobs.iter().all(|blob| blob.starts_with(b"vault:v7:") && blob.len() == 9 + 684));
+        assert_eq!(double.take().len(), 0);
+        provider.unwrap(rsa, &[(&blobs[0], &items[0].1)]).await.unwrap();
         provider.unwrap(aes("k1", ""), &[(BLOB.as_bytes(), &items[0].1)]).await.unwrap();
         let requests = double.take();
-        assert!(requests[..2].iter().all(|request| !request.body.contains("associated_data")));
-        let body: Value = serde_json::from_str(&requests[2].body).unwrap();
+        assert!(!requests[0].body.contains("associated_data"));
+        let body: Value = serde_json::from_str(&requests[1].body).unwrap();
         assert_eq!(body, json!({"batch_input": [{"ciphertext": BLOB, "associated_data": STANDARD.encode(&items[0].1)}]}));
         // The server's state is asked without token and namespace.
         provider.health().await.unwrap();
