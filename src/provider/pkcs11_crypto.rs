@@ -76,7 +76,7 @@ pub fn unwrap(keys: &mut Keys, key: ProviderKey<'_>, blob: &[u8], aad: &[u8]) ->
                     },
                 )
             };
-            judge(keys, secret, || open(session, secret, *iv, aad, ciphertext), probe)?
+            judge(session, secret, || open(session, secret, *iv, aad, ciphertext), probe)?
         }
         Algorithm::RsaOaepSha256 | Algorithm::RsaOaepSha1 => {
             let (public, private) = keys.pair(key.name, key.algorithm)?;
@@ -91,7 +91,7 @@ pub fn unwrap(keys: &mut Keys, key: ProviderKey<'_>, blob: &[u8], aad: &[u8]) ->
                     |sealed| session.decrypt(&mechanism, private.handle, sealed),
                 )
             };
-            judge(keys, private.handle, || session.decrypt(&mechanism, private.handle, blob), probe)?
+            judge(session, public.handle, || session.decrypt(&mechanism, private.handle, blob), probe)?
         }
         _ => return Err(not_a_wrapping_key(key).into()),
     };
@@ -157,10 +157,10 @@ fn oaep(algorithm: Algorithm) -> Mechanism<'static> {
 }
 
 /// Decrypts, and tells bytes that do not verify from a token in trouble, which some modules report by the same code: the bytes are bad if the
-/// token opens what it has just wrapped itself and still not them.
+/// token opens what it has just wrapped itself under `wrapping` and still not them.
 fn judge(
-    keys: &Keys,
-    key: ObjectHandle,
+    session: &Session,
+    wrapping: ObjectHandle,
     decrypt: impl Fn() -> Result<Vec<u8>, Error>,
     probe: impl Fn() -> Result<(), Error>,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, Fault> {
@@ -175,12 +175,13 @@ fn judge(
             Verdict::Unclear if probed => return Ok(None),
             Verdict::Unclear => {}
         }
+        // A retired key that only decrypts cannot be probed so; that the token still knows it has to do. How it would refuse to encrypt, tokens
+        // do not agree on, so it is asked what the key may do.
+        if session.get_attributes(wrapping, &[AttributeType::Encrypt])?.contains(&Attribute::Encrypt(false)) {
+            continue;
+        }
         match probe() {
-            Ok(()) => {}
-            // A retired key that only decrypts cannot be probed so; that the token still knows it has to do.
-            Err(Error::Pkcs11(RvError::KeyFunctionNotPermitted, _)) => {
-                keys.session.get_attributes(key, &[AttributeType::KeyType])?;
-            }
+            Ok(()) | Err(Error::Pkcs11(RvError::KeyFunctionNotPermitted, _)) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -67,15 +67,13 @@ impl Fault {
             | RvError::DataInvalid
             | RvError::DataLenRange
             | RvError::SignatureInvalid => Verdict::Rejected,
-            // What some modules say of bytes that do not verify (SoftHSM the first, Kryoptic the second for RSA), and all of them of trouble
-            // of their own. CKR_AEAD_DECRYPT_FAILED of PKCS#11 3.0 is among the codes that the crate has no name for.
-            RvError::GeneralError
-            | RvError::DeviceError
-            | RvError::FunctionFailed
-            | RvError::ArgumentsBad
-            | RvError::VendorDefined(_)
-            | RvError::UnknownErrorCode(_) => Verdict::Unclear,
-            _ => Verdict::Failure,
+            // It may be about the bytes.
+            RvError::DeviceError => Verdict::Unclear,
+            // It is about session, key or token.
+            _ if self.is_stale() => Verdict::Failure,
+            // SoftHSM says CKR_GENERAL_ERROR of bytes that do not verify, Kryoptic CKR_DEVICE_ERROR for RSA, and any module may have a code of
+            // its own; CKR_AEAD_DECRYPT_FAILED of PKCS#11 3.0 is among those that the crate has no name for.
+            _ => Verdict::Unclear,
         }
     }
 
@@ -142,6 +140,12 @@ const fn class(code: RvError) -> fn(String) -> ProviderError {
         | RvError::AttributeValueInvalid
         | RvError::TemplateIncomplete
         | RvError::TemplateInconsistent => ProviderError::Denied,
+        // What it says of bytes, here of some that it has just made itself.
+        RvError::EncryptedDataInvalid
+        | RvError::EncryptedDataLenRange
+        | RvError::DataInvalid
+        | RvError::DataLenRange
+        | RvError::SignatureInvalid => ProviderError::Malformed,
         _ => ProviderError::Unavailable,
     }
 }
@@ -174,15 +178,19 @@ mod tests {
 
     #[test]
     fn a_device_that_fails_is_not_a_tag_that_does_not_verify() {
-        for code in
-            [RvError::DeviceMemory, RvError::DeviceRemoved, RvError::TokenNotPresent, RvError::SessionHandleInvalid, RvError::HostMemory]
-        {
+        for code in [RvError::DeviceRemoved, RvError::TokenNotPresent, RvError::SessionHandleInvalid, RvError::UserNotLoggedIn] {
             assert_eq!(token(code, Function::Decrypt).verdict(), Verdict::Failure);
         }
         assert_eq!(token(RvError::EncryptedDataInvalid, Function::Decrypt).verdict(), Verdict::Rejected);
-        assert_eq!(token(RvError::GeneralError, Function::Decrypt).verdict(), Verdict::Unclear);
-        assert_eq!(token(RvError::DeviceError, Function::Decrypt).verdict(), Verdict::Unclear);
-        assert_eq!(token(RvError::UnknownErrorCode(0x35), Function::Decrypt).verdict(), Verdict::Unclear);
+        for code in [
+            RvError::GeneralError,
+            RvError::DeviceError,
+            RvError::DeviceMemory,
+            RvError::WrappedKeyInvalid,
+            RvError::UnknownErrorCode(0x35),
+        ] {
+            assert_eq!(token(code, Function::Decrypt).verdict(), Verdict::Unclear);
+        }
         assert_eq!(token(RvError::GeneralError, Function::DecryptInit).verdict(), Verdict::Failure);
         assert_eq!(token(RvError::EncryptedDataInvalid, Function::FindObjects).verdict(), Verdict::Failure);
     }

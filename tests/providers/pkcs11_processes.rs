@@ -3,10 +3,11 @@
 //! Each test that is run by another one has a process of its own, with one thread, as a backend of PostgreSQL has.
 
 use crate::pkcs11_token::*;
-use cryptoki::context::Pkcs11;
+use cryptoki::{context::Pkcs11, mechanism::Mechanism, object::Attribute};
 use kms_wrap::provider::{Provider, ProviderError};
 use std::{
     env, fs,
+    path::Path,
     process::{Child, Command, Stdio},
     rc::Rc,
 };
@@ -289,5 +290,55 @@ fn alone_in_trouble() {
         fs::remove_file(&switch).unwrap();
         let opened = run(provider.unwrap(aes("aes"), &[(&blob, b""), (&bad, b"")])).unwrap();
         assert!(same(opened[0].as_ref(), &share) && opened[1].is_none(), "code {code}");
+    }
+    odd_answers(provider.as_ref(), &folder("trouble"));
+}
+
+/// An AES key that only decrypts, which pkcs11-tool cannot make. The provider has logged the process in.
+fn make_retired_key(token: &str) {
+    let context = Pkcs11::new(softhsm()).unwrap();
+    let slots = context.get_slots_with_token().unwrap();
+    let slot = slots.into_iter().find(|slot| context.get_token_info(*slot).unwrap().label().trim_end() == token).unwrap();
+    let template = [
+        Attribute::Label(b"retired".to_vec()),
+        Attribute::Token(true),
+        Attribute::ValueLen(32.into()),
+        Attribute::Encrypt(false),
+        Attribute::Decrypt(true),
+    ];
+    context.open_rw_session(slot).unwrap().generate_key(&Mechanism::AesKeyGen, &template).unwrap();
+}
+
+/// Whatever code a token has for bytes that do not verify, and for an encryption that a retired key must not do: bad bytes are bad bytes.
+fn odd_answers(provider: &dyn Provider, trouble: &Path) {
+    let share = shares(1).remove(0);
+    let blob = run(provider.wrap(aes("aes"), &[(&share, b"")])).unwrap().remove(0);
+    let bad = [0; 60];
+    make_retired_key("failing");
+    let check = |name: &str, reject: &str, encrypt: &str| {
+        let opened = run(provider.unwrap(aes(name), &[(&bad, b"")]));
+        let opened = opened.unwrap_or_else(|error| panic!("{name}, {reject} and {encrypt}: {error:?}"));
+        assert!(opened[0].is_none());
+    };
+    // CKR_GENERAL_ERROR, CKR_FUNCTION_FAILED, CKR_DEVICE_ERROR, CKR_DEVICE_MEMORY, CKR_HOST_MEMORY, CKR_FUNCTION_CANCELED,
+    // CKR_MECHANISM_PARAM_INVALID, CKR_BUFFER_TOO_SMALL, CKR_WRAPPED_KEY_INVALID, CKR_SIGNATURE_LEN_RANGE, CKR_AEAD_DECRYPT_FAILED, a vendor's
+    for reject in ["5", "6", "30", "31", "2", "50", "71", "150", "110", "c1", "42", "80000001"] {
+        fs::write(trouble.join("reject"), reject).unwrap();
+        check("aes", reject, "none");
+        check("retired", reject, "none");
+        for encrypt in ["5", "6", "30", "71", "68", "80000001"] {
+            fs::write(trouble.join("encrypt"), encrypt).unwrap();
+            check("retired", reject, encrypt);
+        }
+        fs::remove_file(trouble.join("encrypt")).unwrap();
+        assert!(same(run(provider.unwrap(aes("aes"), &[(&blob, b"")])).unwrap()[0].as_ref(), &share));
+    }
+    fs::remove_file(trouble.join("reject")).unwrap();
+    // A token that is gone is an outage for such a key too.
+    for code in ["32", "e0", "e1", "b3"] {
+        fs::write(trouble.join("fail"), code).unwrap();
+        let error = run(provider.unwrap(aes("retired"), &[(&bad, b"")])).err().unwrap_or_else(|| panic!("code {code} was no error"));
+        assert_eq!(error.class(), "unavailable", "code {code}: {error:?}");
+        fs::remove_file(trouble.join("fail")).unwrap();
     }
 }
