@@ -155,3 +155,14 @@ BEGIN
     RETURN names;
 END
 $function$;
+
+-- Called when a transaction ends. One with a single snapshot for all its statements cannot count after another transaction has: that one's count
+-- has to do, for the transaction must not fail by it.
+CREATE FUNCTION kms_wrap.kw_column_count_unknown(counted uuid, envelopes bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    UPDATE kms_wrap.protected_columns SET unknown_envelopes = unknown_envelopes + envelopes WHERE column_uuid = counted;
+EXCEPTION WHEN serialization_failure THEN
+    NULL;
+END
+$function$;

@@ -35,6 +35,27 @@ fn assert_all_fine(results: &[Result<String, String>]) {
     assert!(results.iter().all(Result::is_ok), "{results:?}");
 }
 
+/// Envelopes whose wrappers are not here are counted when a transaction ends, which must not make it fail.
+#[test]
+fn transactions_that_count_the_same_column_both_commit() {
+    let cluster = quickstarted(&[]);
+    cluster.psql("CREATE TABLE t (id integer PRIMARY KEY, a bytea)").unwrap();
+    protect(&cluster, "postgres", "t", "a", "");
+    let mut sessions = [cluster.session("postgres"), cluster.session("postgres")];
+    for (n, session) in sessions.iter_mut().enumerate() {
+        let insert = format!(
+            "SET session_replication_role = replica; BEGIN ISOLATION LEVEL REPEATABLE READ;
+             INSERT INTO t VALUES ({n}, '\\x4b570101'::bytea || decode(repeat('ab', 56), 'hex'))"
+        );
+        session.query(&insert).unwrap();
+    }
+    for session in &mut sessions {
+        session.query("COMMIT").unwrap();
+    }
+    assert_eq!(cluster.psql("SELECT count(*) FROM t").unwrap(), "2");
+    assert_eq!(cluster.psql("SELECT unknown_envelopes FROM kms_wrap.protected_columns").unwrap(), "1");
+}
+
 #[test]
 fn sessions_that_meet_at_the_first_value_make_one_dek() {
     let cluster = with_roles(&[]);

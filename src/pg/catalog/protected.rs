@@ -68,12 +68,11 @@ pub(crate) fn primary_key(relation: pg_sys::Oid) -> Result<Vec<(i16, pg_sys::Oid
     spi::select(PRIMARY_KEY, &[relation.into()], |row| Ok((row.next()?, row.next()?)))
 }
 
-const COUNT_UNKNOWN: &str = "UPDATE kms_wrap.protected_columns SET unknown_envelopes = unknown_envelopes OPERATOR(pg_catalog.+) $2
-     WHERE column_uuid OPERATOR(pg_catalog.=) $1";
+const COUNT_UNKNOWN: &str = "SELECT kms_wrap.kw_column_count_unknown($1, $2)";
 
 /// Counts envelopes that were stored although their wrappers are not here.
 pub(crate) fn count_unknown(uuid: Uuid, envelopes: i64) -> Result<(), Failure> {
-    spi::execute(COUNT_UNKNOWN, &[uuid.into(), envelopes.into()])?;
+    spi::write(COUNT_UNKNOWN, &[uuid.into(), envelopes.into()], |_| Ok(()))?;
     Ok(())
 }
 
