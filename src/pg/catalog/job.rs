@@ -48,7 +48,9 @@ const RECLAIM: &str = "WITH lost AS (
      FROM (SELECT campaign_id, pg_catalog.count(*) AS n FROM lost WHERE status OPERATOR(pg_catalog.=) 'failed' GROUP BY campaign_id) f
      WHERE c.id OPERATOR(pg_catalog.=) f.campaign_id";
 
-// One due campaign, then its oldest pending jobs, by their places, where they were just locked. The campaign's row is locked for this short transaction, so that several sessions keep one rate.
+// One due campaign, then its oldest pending jobs, by their places, where they were just locked. None that leads to a suspended provider: its jobs
+// would fail, and still wait for their next attempt when the suspension has ended. The campaign's row is locked for this short transaction, so that
+// several sessions keep one rate.
 const CLAIM: &str = "WITH c AS MATERIALIZED (
        SELECT c.id, c.rate_per_second, c.started_at,
               LEAST($1, COALESCE(c.rate_per_second, $1))::pg_catalog.int8 AS n
@@ -59,6 +61,10 @@ const CLAIM: &str = "WITH c AS MATERIALIZED (
               OR CASE WHEN c.window_start OPERATOR(pg_catalog.<) c.window_end
                       THEN LOCALTIME OPERATOR(pg_catalog.>=) c.window_start AND LOCALTIME OPERATOR(pg_catalog.<) c.window_end
                       ELSE LOCALTIME OPERATOR(pg_catalog.>=) c.window_start OR LOCALTIME OPERATOR(pg_catalog.<) c.window_end END)
+         AND NOT EXISTS (SELECT FROM kms_wrap.kms_keys k JOIN kms_wrap.kms_providers p ON p.id OPERATOR(pg_catalog.=) k.provider_id
+              WHERE p.suspended_until OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
+                AND (k.id OPERATOR(pg_catalog.=) c.target_kms1_key_id OR k.id OPERATOR(pg_catalog.=) c.target_kms2_key_id
+                     OR k.id::pg_catalog.text OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT t.value FROM pg_catalog.jsonb_each_text(c.target_layers) t))))
          AND (SELECT 1 FROM kms_wrap.rewrap_jobs j
               WHERE j.campaign_id OPERATOR(pg_catalog.=) c.id AND j.status OPERATOR(pg_catalog.=) 'pending'
                 AND j.next_attempt_at OPERATOR(pg_catalog.<=) pg_catalog.now()

@@ -87,7 +87,7 @@ SELECT try($$ SELECT kms_wrap.kw_wrap_dek('p') $$);
 SELECT octet_length(kms_wrap.kw_unwrap(:'w'));
 -- It is probed all the same.
 SELECT DISTINCT provider_name, status FROM probes('a');
--- Jobs that lead to it wait: they neither fail nor give up.
+-- Jobs that lead to it wait: they neither fail nor give up, and go on at once when the suspension ends, by hand or by the clock.
 SELECT kms_wrap.kw_create_local_key('a', 'a4', 'XAES-256-GCM') AS a4 \gset
 SELECT kms_wrap.kw_policy_add_key('p', 'kms1', :a4), kms_wrap.kw_resume_provider('a') \g /dev/null
 SELECT kms_wrap.kw_schedule_rewrap(wrapper => :'w', target_kms1 => :a4) AS c \gset
@@ -98,9 +98,23 @@ SELECT status, attempts, last_error FROM kms_wrap.rewrap_jobs;
 SELECT try(format('SELECT kms_wrap.kw_rewrap(%L, target_kms1 => %s)', :'w', :a4));
 SELECT kms_wrap.kw_resume_provider('a');
 SELECT kms_wrap.kw_resume_provider('a');
-UPDATE kms_wrap.rewrap_jobs SET next_attempt_at = now();
 CALL kms_wrap.kw_run_jobs(max_batches => 1);
 SELECT status, attempts FROM kms_wrap.rewrap_jobs;
+SELECT kms_wrap.kw_schedule_rewrap(wrapper => :'w', target_kms1 => :a1) AS c \gset
+SELECT kms_wrap.kw_suspend_provider('a', 'moving house') \g /dev/null
+CALL kms_wrap.kw_run_jobs(max_batches => 1);
+UPDATE kms_wrap.kms_providers SET suspended_until = clock_timestamp() WHERE name = 'a';
+CALL kms_wrap.kw_run_jobs(max_batches => 1);
+SELECT status, attempts FROM kms_wrap.rewrap_jobs WHERE campaign_id = :c;
+-- A layer's target counts too.
+BEGIN;
+UPDATE kms_wrap.kms_providers SET suspended_until = now() + interval '1 h', suspend_reason = 'x' WHERE name = 'a';
+INSERT INTO kms_wrap.rewrap_campaigns (id, target_layers) VALUES (1, jsonb_build_object('1', :m1::bigint));
+INSERT INTO kms_wrap.rewrap_jobs (key_wrapper_id, campaign_id) SELECT max(id), 1 FROM kms_wrap.key_wrappers;
+SELECT kms_wrap.kw_jobs_claim(1), kms_wrap.kw_jobs_wait();
+UPDATE kms_wrap.rewrap_campaigns SET target_layers = jsonb_build_object('1', :b1::bigint) WHERE id = 1;
+SELECT kms_wrap.kw_jobs_wait(), kms_wrap.kw_jobs_claim(1);
+ROLLBACK;
 -- One that a worker has made ends by hand too.
 UPDATE kms_wrap.kms_providers SET suspended_until = now() + interval '3 minutes', suspend_reason = 'health: unavailable: It did not answer in time.' WHERE name = 'a';
 SELECT status, regexp_replace(detail, '\d{4}-\d\d-\d\d [0-9:.]+\+00', '<time>') AS detail, action FROM kms_wrap.kw_health() WHERE component = 'provider' AND name = 'a' AND detail LIKE '%suspended%';
