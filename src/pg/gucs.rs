@@ -205,6 +205,7 @@ pub(crate) fn environment() -> Environment {
         allowed_endpoints: list(&ALLOWED_ENDPOINTS),
         pkcs11_modules: list(&PKCS11_MODULES).into_iter().map(PathBuf::from).collect(),
         pins: super::pins::pins(),
+        deadline: kms_timeout().min(trigger_timeout()),
     }
 }
 

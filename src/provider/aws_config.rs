@@ -29,7 +29,7 @@ pub(super) fn configure(object: &Map<String, Value>, environment: &Environment) 
     };
     let source = source(&mut fields, region, environment, &connect)?;
     fields.finish(aws::KIND)?;
-    let credentials = Credentials::new(source, environment.credentials.clone());
+    let credentials = Credentials::new(source, environment);
     Ok(Rc::new(Aws::new(region.to_owned(), connect(endpoint), credentials)))
 }
 

@@ -2,8 +2,10 @@
 
 use super::{
     ProviderError,
+    ahead::Ahead,
     aws_request::{classify, element},
     cloud::{Connection, Failure},
+    config::Environment,
     credentials::CredentialDirectory,
     http::Reply,
     root_key::Stamp,
@@ -58,11 +60,13 @@ pub(super) struct Credentials {
     source: Source,
     directory: CredentialDirectory,
     cached: RefCell<Option<Rc<Keys>>>,
+    ahead: Ahead,
 }
 
 impl Credentials {
-    pub(super) fn new(source: Source, directory: CredentialDirectory) -> Self {
-        Self { source, directory, cached: RefCell::new(None) }
+    pub(super) fn new(source: Source, environment: &Environment) -> Self {
+        let (directory, ahead) = (environment.credentials.clone(), Ahead::new(environment.deadline));
+        Self { source, directory, cached: RefCell::new(None), ahead }
     }
 
     /// Keys that are valid now, as far as can be known here.
@@ -71,16 +75,17 @@ impl Credentials {
         if let Some(keys) = kept.as_ref().filter(|keys| keys.lasts(EARLY)) {
             return Ok(Rc::clone(keys));
         }
-        match self.load().await {
-            Ok(keys) => {
-                let keys = Rc::new(keys);
-                *self.cached.borrow_mut() = Some(Rc::clone(&keys));
-                Ok(keys)
-            }
-            // They were to be replaced early; until they expire they serve.
-            Err(error) if error.is_outage() => kept.filter(|keys| keys.lasts(Duration::ZERO)).ok_or(error),
-            Err(error) => Err(error),
-        }
+        let keys = match kept.filter(|keys| keys.lasts(Duration::ZERO)) {
+            // They are to be replaced early; until they expire they serve.
+            Some(kept) => match self.ahead.get(self.load()).await? {
+                Some(keys) => keys,
+                None => return Ok(kept),
+            },
+            None => self.load().await?,
+        };
+        let keys = Rc::new(keys);
+        *self.cached.borrow_mut() = Some(Rc::clone(&keys));
+        Ok(keys)
     }
 
     /// Keys in place of some that AWS does not take any more.

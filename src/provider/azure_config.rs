@@ -30,7 +30,7 @@ pub(super) fn configure(object: &Map<String, Value>, environment: &Environment) 
     let place = place(&mut fields, environment, &connect)?;
     fields.finish(azure::KIND)?;
     let identity = Identity::new(place, resource, environment.credentials.clone());
-    Ok(Rc::new(Azure::new(Api::new(connect(vault), identity, azure::classify))))
+    Ok(Rc::new(Azure::new(Api::new(connect(vault), identity, azure::classify, environment.deadline))))
 }
 
 /// What tokens are asked for: the service that a vault's host name ends with, or the one that is stated.

@@ -5,6 +5,7 @@
 
 use super::{
     Answer, ProviderError,
+    ahead::Ahead,
     cloud::{Connection, Failure},
     http::{Http, Reply},
     root_key::Stamp,
@@ -115,12 +116,13 @@ pub(super) struct Api<S> {
     kms: Connection,
     source: S,
     cached: RefCell<Option<(Rc<Token>, Option<Stamp>)>>,
+    ahead: Ahead,
     classify: Classify,
 }
 
 impl<S: Source> Api<S> {
-    pub(super) fn new(kms: Connection, source: S, classify: Classify) -> Self {
-        Self { kms, source, cached: RefCell::new(None), classify }
+    pub(super) fn new(kms: Connection, source: S, classify: Classify, deadline: Duration) -> Self {
+        Self { kms, source, cached: RefCell::new(None), ahead: Ahead::new(deadline), classify }
     }
 
     pub(super) fn origin(&self) -> String {
@@ -134,16 +136,17 @@ impl<S: Source> Api<S> {
         if let Some(token) = kept.as_ref().filter(|token| token.lasts(EARLY)) {
             return Ok(Rc::clone(token));
         }
-        match self.source.fetch().await {
-            Ok(token) => {
-                let token = Rc::new(token);
-                *self.cached.borrow_mut() = Some((Rc::clone(&token), stamp));
-                Ok(token)
-            }
-            // It was to be replaced early; until it expires it serves.
-            Err(error) if error.is_outage() => kept.filter(|token| token.lasts(Duration::ZERO)).ok_or(error),
-            Err(error) => Err(error),
-        }
+        let token = match kept.filter(|token| token.lasts(Duration::ZERO)) {
+            // It is to be replaced early; until it expires it serves.
+            Some(kept) => match self.ahead.get(self.source.fetch()).await? {
+                Some(token) => token,
+                None => return Ok(kept),
+            },
+            None => self.source.fetch().await?,
+        };
+        let token = Rc::new(token);
+        *self.cached.borrow_mut() = Some((Rc::clone(&token), stamp));
+        Ok(token)
     }
 
     async fn instead_of(&self, stale: &Rc<Token>) -> Result<Rc<Token>, ProviderError> {

@@ -2,7 +2,7 @@
 
 use super::{Capabilities, Provider, credentials::CredentialDirectory, endpoint::Endpoint, pkcs11_pin::Pins};
 use serde_json::{Map, Value};
-use std::{path::PathBuf, rc::Rc};
+use std::{path::PathBuf, rc::Rc, time::Duration};
 
 /// What the administrator's settings allow every provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct Environment {
     pub pkcs11_modules: Vec<PathBuf>,
     /// Remembers refused PINs of PKCS#11 tokens; without it none is tried.
     pub pins: Pins,
+    /// How long a call may take. The caller ends it; this is for what a call may spend a part of it on.
+    pub deadline: Duration,
 }
 
 /// A field that cannot be used.

@@ -49,7 +49,7 @@ pub(super) fn configure(object: &Map<String, Value>, environment: &Environment) 
         }
     };
     let identity = Identity::new(place, environment.credentials.clone());
-    Ok(Rc::new(Gcp::new(Api::new(connect(endpoint), identity, gcp::classify))))
+    Ok(Rc::new(Gcp::new(Api::new(connect(endpoint), identity, gcp::classify, environment.deadline))))
 }
 
 fn allowed(field: &str, endpoint: Result<Endpoint, &'static str>, environment: &Environment) -> Result<Endpoint, ConfigError> {

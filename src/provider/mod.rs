@@ -5,6 +5,7 @@
 //! deadline has passed or its user has cancelled; none of them starts a thread, and none outlives the call.
 #![forbid(unsafe_code)]
 
+mod ahead;
 #[cfg(feature = "aws")]
 pub mod aws;
 #[cfg(feature = "aws")]

@@ -68,7 +68,7 @@ pub fn configure(kind: &str, config: &Map<String, Value>, environment: &Environm
         return Err(ConfigError::new("client_key_file", "Either both of client_cert_file and client_key_file are given, or neither."));
     }
     let credentials = environment.credentials.clone();
-    let auth = Auth::read(&mut fields, namespace.map(str::to_owned), credentials.clone())?;
+    let auth = Auth::read(&mut fields, namespace.map(str::to_owned), environment)?;
     fields.finish(kind)?;
     Ok(Rc::new(Transit { endpoint, mount, tls, credentials, auth, http: RefCell::new(None) }))
 }

@@ -1,11 +1,12 @@
 //! How a transit provider gets its token: from a file, by AppRole, or by a Kubernetes service account.
 //!
 //! Tokens stay in this process. A lease is renewed when two thirds of it are over, and before it ends there is a new login; both happen in
-//! the call that needs the token, since nothing runs between calls.
+//! the call that needs the token, since nothing runs between calls, and in a part of its time.
 
 use super::{
     ProviderError,
-    config::{ConfigError, Fields},
+    ahead::Ahead,
+    config::{ConfigError, Environment, Fields},
     credentials::CredentialDirectory,
     http::{Http, Reply},
     root_key::Stamp,
@@ -39,6 +40,7 @@ pub(super) struct Auth {
     namespace: Option<String>,
     credentials: CredentialDirectory,
     session: RefCell<Option<Rc<Session>>>,
+    ahead: Ahead,
 }
 
 /// A token as long as it is good.
@@ -86,7 +88,7 @@ impl Lease {
 
 impl Auth {
     /// Reads the fields of the configuration that say how to log in. Those of another method are nobody's, and so refused.
-    pub(super) fn read(fields: &mut Fields<'_>, namespace: Option<String>, credentials: CredentialDirectory) -> Result<Self, ConfigError> {
+    pub(super) fn read(fields: &mut Fields<'_>, namespace: Option<String>, environment: &Environment) -> Result<Self, ConfigError> {
         let source = match fields.text("auth")?.unwrap_or("token") {
             "token" => Source::Token { file: file(fields, "token_file")? },
             "approle" => Source::AppRole {
@@ -101,7 +103,8 @@ impl Auth {
             },
             _ => return Err(ConfigError::new("auth", "It must be token, approle or kubernetes.")),
         };
-        Ok(Self { source, namespace, credentials, session: RefCell::new(None) })
+        let (credentials, ahead) = (environment.credentials.clone(), Ahead::new(environment.deadline));
+        Ok(Self { source, namespace, credentials, session: RefCell::new(None), ahead })
     }
 
     /// The token to use now: as it is, renewed, or new.
@@ -167,20 +170,23 @@ impl Auth {
     async fn extend(&self, http: &Http, held: Rc<Session>) -> Result<Rc<Session>, ProviderError> {
         let now = Instant::now();
         let Some(lease) = held.lease.as_ref().filter(|lease| now >= lease.renew_at) else { return Ok(held) };
-        if lease.renewable && now < lease.ends {
-            let reply = self.send(http, Method::POST, "/v1/auth/token/renew-self", Some(&held), None).await;
-            let renewed = reply.and_then(|reply| granted(http, &reply, Some(lease.granted)));
-            if let Ok(renewed) = renewed
-                && renewed.lease.as_ref().is_none_or(|new| new.ends.saturating_duration_since(now).saturating_mul(2) >= lease.granted)
-            {
-                return Ok(self.keep(renewed));
+        if now >= lease.ends {
+            return self.log_in(http).await;
+        }
+        let replaced = self.ahead.get(async {
+            if lease.renewable {
+                let reply = self.send(http, Method::POST, "/v1/auth/token/renew-self", Some(&held), None).await;
+                let renewed = reply.and_then(|reply| granted(http, &reply, Some(lease.granted)));
+                if let Ok(renewed) = renewed
+                    && renewed.lease.as_ref().is_none_or(|new| new.ends.saturating_duration_since(now).saturating_mul(2) >= lease.granted)
+                {
+                    return Ok(self.keep(renewed));
+                }
             }
-        }
-        match self.log_in(http).await {
-            // The token is good for a while yet, and what keeps us from a new one may have passed by then.
-            Err(error) if error.is_outage() && now < lease.ends => Ok(held),
-            other => other,
-        }
+            self.log_in(http).await
+        });
+        // The token is good for a while yet, and what keeps us from a new one may have passed by then.
+        Ok(replaced.await?.unwrap_or(held))
     }
 
     async fn log_in(&self, http: &Http) -> Result<Rc<Session>, ProviderError> {

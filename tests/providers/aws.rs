@@ -489,6 +489,12 @@ async fn temporary(double: &Double, provider: &dyn Provider, fetch: &str) {
     double.state.faults.borrow_mut().clear();
     assert!(double.count(fetch) <= before + 1);
     wrap().await.unwrap();
+    // One that does not answer takes a part of the time.
+    double.state.lifetime.set(299);
+    expire_all(double);
+    wrap().await.unwrap();
+    double.fault(Fault::Hang);
+    tokio::time::timeout(Duration::from_secs(1), wrap()).await.unwrap().unwrap();
 }
 
 #[test]

@@ -70,6 +70,7 @@ impl Directory {
             allowed_endpoints: Vec::new(),
             pkcs11_modules: Vec::new(),
             pins: Pins::default(),
+            deadline: Duration::from_secs(2),
         }
     }
 

@@ -272,6 +272,12 @@ async fn tokens(double: &Double, provider: &dyn Provider, fetch: &str) {
     assert_eq!(fetched(), before + 1);
     double.web.wire.faults.borrow_mut().clear();
     wrap().await.unwrap();
+    // One that does not answer takes a part of the time.
+    double.state.lifetime.set(119);
+    double.state.tokens.borrow_mut().clear();
+    wrap().await.unwrap();
+    double.web.wire.fault(Fault::Hang);
+    tokio::time::timeout(Duration::from_secs(1), wrap()).await.unwrap().unwrap();
 }
 
 #[test]

@@ -24,6 +24,7 @@ use std::{
         Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 pub(crate) const PIN: &str = "1234";
@@ -177,6 +178,7 @@ pub(crate) fn environment(test: &str, pins: Pins) -> Environment {
         allowed_endpoints: Vec::new(),
         pkcs11_modules: vec![softhsm().into(), proxy().into(), kryoptic().into(), failing().into()],
         pins,
+        deadline: Duration::from_secs(2),
     }
 }
 

@@ -382,6 +382,41 @@ fn leases_are_renewed_and_then_replaced() {
 }
 
 #[test]
+fn a_login_that_hangs_takes_a_part_of_the_time_while_the_token_is_good() {
+    run(|| async {
+        let directory = Directory::new();
+        directory.write("jwt", b"a.b.c");
+        let hangs = Rc::new(Cell::new(false));
+        let hung = Rc::clone(&hangs);
+        let double = Double::start(move |request| match request.line() {
+            "POST /v1/transit/encrypt/k1" => answer(200, &batch(&json!([{"ciphertext": BLOB}]))),
+            _ if hung.get() => Act::Wait,
+            _ => answer(200, &json!({"auth": {"client_token": SECRET, "lease_duration": 4}}).to_string()),
+        })
+        .await;
+        let provider =
+            directory.provider("vault", &json!({"endpoint": double.url(), "auth": "kubernetes", "role": "r", "jwt_file": "jwt"}));
+        let items = shares(1);
+        let wrap = async || timeout(Duration::from_secs(1), provider.wrap(aes("k1", "1"), &to_wrap(&items))).await;
+        wrap().await.unwrap().unwrap();
+        hangs.set(true);
+        tokio::time::sleep(Duration::from_millis(2700)).await;
+        double.take();
+        wrap().await.unwrap().unwrap();
+        let (log_in, use_it) = ("POST /v1/auth/kubernetes/login", "POST /v1/transit/encrypt/k1");
+        assert_eq!(double.lines(), [log_in, use_it]);
+        // Not every call waits.
+        wrap().await.unwrap().unwrap();
+        assert_eq!(double.lines(), [use_it]);
+        // Nothing serves any more.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(wrap().await.is_err());
+        hangs.set(false);
+        wrap().await.unwrap().unwrap();
+    });
+}
+
+#[test]
 fn answers_to_a_login() {
     run(|| async {
         let directory = Directory::new();
