@@ -6,12 +6,10 @@ use super::init;
 use crate::provider::{
     ProviderError,
     breaker::{Circuit, End},
+    patience::Patience,
 };
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_guard, pg_sys};
-use std::{
-    cell::RefCell,
-    time::{Duration, Instant},
-};
+use std::{cell::RefCell, time::Duration};
 
 /// Providers whose state is kept, over all databases. Beyond that the one that was asked longest ago makes room.
 const PROVIDERS: usize = 64;
@@ -119,7 +117,7 @@ impl Breaker {
     /// Whether a call would be refused now.
     pub(crate) fn is_open(&self) -> bool {
         // Asked of a copy, so that nobody takes it for the call that tries.
-        self.state().circuit.admit(clock()).is_err()
+        self.state().circuit.admit(clock(), 0).is_err()
     }
 
     /// Fails while the provider counts as unreachable.
@@ -130,15 +128,15 @@ impl Breaker {
         }
     }
 
-    /// Lets a call through that waits for so long, or says why not.
-    pub(crate) fn admit(&self, patience: Duration) -> Result<Admitted<'_>, ProviderError> {
-        let now = clock();
+    /// Lets a call through that may take so long and waits for some time of it, or says why not.
+    pub(crate) fn admit(&self, whole: Duration, wait: Duration) -> Result<Admitted<'_>, ProviderError> {
+        let (now, micros) = (clock(), i64::try_from(wait.as_micros()).unwrap_or(i64::MAX));
         let admitted = self.with(|state, _| {
             state.asked = now;
-            state.circuit.admit(now).map_err(|micros| (micros, state.circuit.failures))
+            state.circuit.admit(now, micros).map_err(|micros| (micros, state.circuit.failures))
         });
         match admitted {
-            Ok(()) => Ok(Admitted { breaker: self, patience, start: Instant::now(), recorded: false }),
+            Ok(()) => Ok(Admitted { breaker: self, whole, patience: Patience::new(wait), recorded: false }),
             Err((micros, failures)) => {
                 let seconds = (micros + 999_999) / 1_000_000;
                 let times = times(failures);
@@ -181,8 +179,9 @@ fn times(n: u32) -> String {
 /// A call that was let through.
 pub(crate) struct Admitted<'a> {
     breaker: &'a Breaker,
-    patience: Duration,
-    start: Instant,
+    whole: Duration,
+    /// What it may still take.
+    pub(crate) patience: Patience,
     recorded: bool,
 }
 
@@ -191,7 +190,7 @@ impl Admitted<'_> {
     pub(crate) fn record(mut self, error: Option<&ProviderError>) {
         self.recorded = true;
         match error.filter(|e| e.is_outage()) {
-            None => self.breaker.end(End::Answered, Some(self.start.elapsed())),
+            None => self.breaker.end(End::Answered, Some(self.patience.spent())),
             Some(ProviderError::Throttled(_)) => self.breaker.end(End::Throttled, None),
             Some(_) => self.breaker.end(End::Outage, None),
         }
@@ -199,11 +198,11 @@ impl Admitted<'_> {
 }
 
 impl Drop for Admitted<'_> {
-    /// A call that was cancelled found out nothing, and the next one may try; unless it had waited for long by then. Statements that give up
-    /// earlier than calls do would else wait, one after the other, as long as the outage lasts.
+    /// A call that was cancelled, or had little time left, found out nothing, and the next one may try; unless it had waited for long by then.
+    /// Statements that give up earlier than calls do would else wait, one after the other, as long as the outage lasts.
     fn drop(&mut self) {
         if !self.recorded {
-            let waited_long = self.start.elapsed() >= self.patience / 2;
+            let waited_long = self.patience.spent() >= self.whole / 2;
             self.breaker.end(if waited_long { End::Outage } else { End::Abandoned }, None);
         }
     }

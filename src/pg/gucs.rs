@@ -160,8 +160,8 @@ fn init_providers(hidden: GucFlags) {
     );
     GucRegistry::define_int_guc(
         c"kms_wrap.trigger_timeout",
-        c"Longest time that the trigger of a protected column waits for a remote key provider.",
-        c"In milliseconds. The trigger runs under its statement's locks, so it should wait shorter than kms_wrap.kms_timeout.",
+        c"Longest time that the trigger of a protected column waits for remote key providers.",
+        c"In milliseconds, for all calls that it makes for one row. It runs under its statement's locks, so it should wait shorter than kms_wrap.kms_timeout.",
         &TRIGGER_TIMEOUT,
         10,
         600_000,

@@ -2,9 +2,7 @@
 
 use super::{
     catalog::key::Key,
-    gucs,
-    interrupt::block_on,
-    pins,
+    gucs, pins,
     remote::{self, Remote},
     report::Failure,
 };
@@ -147,7 +145,7 @@ fn each<I, T>(
             Err(ProviderError::Malformed("It answered for another number of items.".to_owned()))
         }
     };
-    block_on(join_all(parts.iter().map(ask)))
+    remote::wait(join_all(parts.iter().map(ask)))
 }
 
 /// Whether this process has made a wrap-and-open round under the key.

@@ -1,6 +1,6 @@
 //! Remote providers of this backend: each made once for its configuration, and asked with retries, a deadline and a circuit breaker.
 
-use super::{breaker::Breaker, catalog::key::Key, gucs, kms};
+use super::{breaker::Breaker, catalog::key::Key, gucs, interrupt::block_on, kms, report::Failure};
 use crate::{
     core::entropy::Entropy,
     provider::{
@@ -8,16 +8,18 @@ use crate::{
         config::{self, ConfigError, Environment},
         endpoint,
         entropy::SystemEntropy,
+        patience::Patience,
     },
 };
 use serde_json::Value;
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    future::Future,
     rc::Rc,
-    time::Duration,
+    time::{Duration, Instant},
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::sleep;
 
 /// Attempts of one call. Connections that a restart broke are made anew by the second; more would only add to an overload.
 const ATTEMPTS: u32 = 3;
@@ -41,8 +43,8 @@ pub(crate) struct Remote {
 thread_local! {
     /// By `kms_providers.id`. Made on first use in a backend, never in the postmaster.
     static REMOTES: RefCell<HashMap<i64, Rc<Remote>>> = RefCell::default();
-    /// Whether a trigger is running.
-    static IN_TRIGGER: Cell<bool> = const { Cell::new(false) };
+    /// How long the trigger that is running may still wait.
+    static TRIGGER: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 
 /// The provider of a key.
@@ -82,35 +84,52 @@ pub(crate) fn of(id: i64, name: &str, kind: &str, config: &str) -> Result<Rc<Rem
     Ok(remote)
 }
 
-/// Runs what a trigger does: calls in it wait for `kms_wrap.trigger_timeout` at most.
+/// Runs what a trigger does: all calls in it together wait for `kms_wrap.trigger_timeout` at most.
 pub(crate) fn in_trigger<T>(f: impl FnOnce() -> T) -> T {
-    /// Puts the limit back, after an ERROR too.
-    struct Restore(bool);
+    /// Takes the limit away, after an ERROR too.
+    struct Restore(Option<Duration>);
     impl Drop for Restore {
         fn drop(&mut self) {
-            IN_TRIGGER.set(self.0);
+            TRIGGER.set(self.0);
         }
     }
-    let _restore = Restore(IN_TRIGGER.replace(true));
+    let _restore = Restore(TRIGGER.replace(Some(gucs::trigger_timeout())));
     f()
 }
 
+/// Waits for calls that are made at once. What a trigger has waited for them is gone from what it may wait for others.
+pub(crate) fn wait<T>(calls: impl Future<Output = T>) -> Result<T, Failure> {
+    let start = Instant::now();
+    let result = block_on(calls);
+    TRIGGER.set(TRIGGER.get().map(|left| left.saturating_sub(start.elapsed())));
+    result
+}
+
 /// How long a call for so many shares may take.
-fn patience(shares: usize) -> Duration {
+fn whole(shares: usize) -> Duration {
     let times = u32::try_from(shares.div_ceil(SHARES).max(1)).unwrap_or(u32::MAX);
     let whole = gucs::kms_timeout().saturating_mul(times);
-    if IN_TRIGGER.get() { whole.min(gucs::trigger_timeout()) } else { whole }
+    if TRIGGER.get().is_some() { whole.min(gucs::trigger_timeout()) } else { whole }
 }
 
 impl Remote {
     /// Makes a call for so many shares: again after an outage, within the deadline, and not at all while the breaker is open.
     pub(crate) async fn call<'a, T>(&'a self, shares: usize, ask: impl Fn(&'a dyn Provider) -> Answer<'a, T>) -> Result<T, ProviderError> {
-        let patience = patience(shares);
-        let admitted = self.breaker.admit(patience)?;
-        let start = Instant::now();
-        let (result, attempts) = self.attempt(start + patience, ask).await;
-        let took = start.elapsed();
-        admitted.record(result.as_ref().err());
+        let whole = whole(shares);
+        let wait = TRIGGER.get().map_or(whole, |left| whole.min(left));
+        if wait.is_zero() {
+            return Err(ProviderError::Unavailable("The trigger has waited for others as long as it may.".to_owned()));
+        }
+        let admitted = self.breaker.admit(whole, wait)?;
+        let (result, attempts) = self.attempt(&admitted.patience, ask).await;
+        let took = admitted.patience.spent();
+        // What did not answer in the rest of a trigger's time may be none the worse for it.
+        let had_little_time = wait < whole && admitted.patience.left().is_zero();
+        if had_little_time && result.as_ref().is_err_and(ProviderError::is_outage) {
+            drop(admitted);
+        } else {
+            admitted.record(result.as_ref().err());
+        }
         result.map_err(|e| {
             if !e.is_outage() {
                 return e;
@@ -121,13 +140,17 @@ impl Remote {
         })
     }
 
-    async fn attempt<'a, T>(&'a self, end: Instant, ask: impl Fn(&'a dyn Provider) -> Answer<'a, T>) -> (Result<T, ProviderError>, u32) {
+    async fn attempt<'a, T>(
+        &'a self,
+        patience: &Patience,
+        ask: impl Fn(&'a dyn Provider) -> Answer<'a, T>,
+    ) -> (Result<T, ProviderError>, u32) {
         let mut attempt = 1;
         loop {
-            let result = timeout_at(end, ask(&*self.provider)).await;
-            let result = result.unwrap_or_else(|_| Err(ProviderError::Unavailable("It did not answer in time.".to_owned())));
+            let result = patience.wait(ask(&*self.provider)).await;
+            let result = result.unwrap_or_else(|| Err(ProviderError::Unavailable("It did not answer in time.".to_owned())));
             let pause = jittered(PAUSE.saturating_mul(1 << (attempt - 1)));
-            if attempt == ATTEMPTS || !result.as_ref().is_err_and(ProviderError::is_outage) || Instant::now() + pause >= end {
+            if attempt == ATTEMPTS || !result.as_ref().is_err_and(ProviderError::is_outage) || pause >= patience.left() {
                 return (result, attempt);
             }
             sleep(pause).await;

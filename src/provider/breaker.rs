@@ -9,7 +9,7 @@ const LONGEST_PAUSE: i64 = 60_000_000;
 /// How long a provider that wants fewer requests is left alone, in microseconds.
 const THROTTLED_PAUSE: i64 = 1_000_000;
 
-/// How long the one call that tries an open breaker has the others wait, in microseconds: past that it is taken for lost.
+/// How long the one call that tries an open breaker has the others wait at most, in microseconds.
 const PROBE: i64 = 60_000_000;
 
 /// What is known of one provider. All zero is one that works. Times are microseconds of a clock that may be set.
@@ -41,11 +41,12 @@ fn left(until: i64, now: i64, longest: i64) -> i64 {
 }
 
 impl Circuit {
-    /// Lets a call through. After the pause one call tries; the others wait for what it finds.
+    /// Lets a call through that ends within so many microseconds. After the pause one call tries; the others wait for what it finds, and not
+    /// longer than it waits itself: a session that is terminated says nothing any more.
     ///
     /// # Errors
     /// For how many microseconds not.
-    pub fn admit(&mut self, now: i64) -> Result<(), i64> {
+    pub fn admit(&mut self, now: i64, patience: i64) -> Result<(), i64> {
         if self.failures == 0 {
             return Ok(());
         }
@@ -54,7 +55,7 @@ impl Circuit {
         if wait > 0 {
             return Err(wait);
         }
-        self.probing_until = now.saturating_add(PROBE);
+        self.probing_until = now.saturating_add(patience.clamp(0, PROBE));
         Ok(())
     }
 
@@ -87,10 +88,11 @@ mod tests {
 
     const SECOND: i64 = 1_000_000;
     const NOON: i64 = 1_000_000 * SECOND;
+    const LONG: i64 = 600 * SECOND;
 
     fn open() -> Circuit {
         let mut circuit = Circuit::default();
-        assert_eq!(circuit.admit(NOON), Ok(()));
+        assert_eq!(circuit.admit(NOON, LONG), Ok(()));
         assert!(circuit.end(End::Outage, NOON));
         circuit
     }
@@ -99,38 +101,47 @@ mod tests {
     fn an_outage_costs_one_call_a_pause() {
         let mut circuit = open();
         assert!(!circuit.end(End::Outage, NOON + 1), "found by another session too");
-        assert_eq!((circuit.failures, circuit.admit(NOON + SECOND)), (1, Err(4 * SECOND)));
-        assert_eq!(circuit.admit(NOON + 5 * SECOND), Ok(()));
-        assert_eq!(circuit.admit(NOON + 6 * SECOND), Err(59 * SECOND), "one tries");
+        assert_eq!((circuit.failures, circuit.admit(NOON + SECOND, LONG)), (1, Err(4 * SECOND)));
+        assert_eq!(circuit.admit(NOON + 5 * SECOND, LONG), Ok(()));
+        assert_eq!(circuit.admit(NOON + 6 * SECOND, LONG), Err(59 * SECOND), "one tries");
         assert!(!circuit.end(End::Outage, NOON + 10 * SECOND));
-        assert_eq!(circuit.admit(NOON + 10 * SECOND), Err(10 * SECOND), "twice as long");
+        assert_eq!(circuit.admit(NOON + 10 * SECOND, LONG), Err(10 * SECOND), "twice as long");
         for n in 0..20 {
             circuit.end(End::Outage, NOON + 1000 * n * SECOND);
         }
-        assert_eq!(circuit.admit(NOON + 19_000 * SECOND), Err(60 * SECOND));
+        assert_eq!(circuit.admit(NOON + 19_000 * SECOND, LONG), Err(60 * SECOND));
     }
 
     #[test]
     fn an_answer_closes_it_and_one_that_was_not_waited_for_lets_the_next_try() {
         let mut circuit = open();
-        assert_eq!(circuit.admit(NOON + 5 * SECOND), Ok(()));
+        assert_eq!(circuit.admit(NOON + 5 * SECOND, LONG), Ok(()));
         assert!(!circuit.end(End::Abandoned, NOON + 5 * SECOND));
-        assert_eq!(circuit.admit(NOON + 5 * SECOND), Ok(()));
+        assert_eq!(circuit.admit(NOON + 5 * SECOND, LONG), Ok(()));
         assert!(circuit.end(End::Answered, NOON + 5 * SECOND));
-        assert_eq!((circuit.failures, circuit.admit(NOON + 5 * SECOND)), (0, Ok(())));
+        assert_eq!((circuit.failures, circuit.admit(NOON + 5 * SECOND, LONG)), (0, Ok(())));
         assert!(!circuit.end(End::Answered, NOON + 6 * SECOND));
         assert!(circuit.end(End::Throttled, NOON + 6 * SECOND));
-        assert_eq!(circuit.admit(NOON + 6 * SECOND), Err(SECOND));
+        assert_eq!(circuit.admit(NOON + 6 * SECOND, LONG), Err(SECOND));
+    }
+
+    #[test]
+    fn a_try_that_nobody_ends_is_over_with_its_own_deadline() {
+        let mut circuit = open();
+        assert_eq!(circuit.admit(NOON + 5 * SECOND, 2 * SECOND), Ok(()));
+        assert_eq!(circuit.admit(NOON + 6 * SECOND, LONG), Err(SECOND));
+        assert_eq!(circuit.admit(NOON + 7 * SECOND, LONG), Ok(()));
+        assert_eq!(circuit.admit(NOON + 8 * SECOND, SECOND), Err(59 * SECOND), "and not longer than a minute");
     }
 
     #[test]
     fn a_clock_that_is_set_back_does_not_keep_it_open() {
         let mut circuit = open();
-        assert_eq!(circuit.admit(NOON - 3600 * SECOND), Ok(()));
-        assert_eq!(circuit.admit(NOON - 3600 * SECOND), Err(60 * SECOND), "one tries");
-        assert_eq!(circuit.admit(NOON - 7200 * SECOND), Ok(()), "that one is of another time too");
+        assert_eq!(circuit.admit(NOON - 3600 * SECOND, LONG), Ok(()));
+        assert_eq!(circuit.admit(NOON - 3600 * SECOND, LONG), Err(60 * SECOND), "one tries");
+        assert_eq!(circuit.admit(NOON - 7200 * SECOND, LONG), Ok(()), "that one is of another time too");
         assert!(!circuit.end(End::Outage, NOON - 7200 * SECOND));
         assert_eq!(circuit.failures, 2, "and what it finds counts");
-        assert_eq!(circuit.admit(NOON - 7200 * SECOND), Err(10 * SECOND));
+        assert_eq!(circuit.admit(NOON - 7200 * SECOND, LONG), Err(10 * SECOND));
     }
 }

@@ -44,6 +44,7 @@ pub mod http;
 mod jwt;
 pub mod local;
 pub mod oaep;
+pub mod patience;
 pub mod pkcs11;
 pub mod pkcs11_crypto;
 pub mod pkcs11_error;

@@ -16,6 +16,7 @@
 
 mod columns;
 mod crash;
+mod deadlines;
 mod dump;
 mod fixture;
 mod harness;

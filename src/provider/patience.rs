@@ -1,0 +1,134 @@
+//! Deadlines of calls that share one thread: a call that holds it, as those of PKCS#11 do, must not use up the time of the others.
+
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    pin::pin,
+    time::Duration,
+};
+use tokio::time::{Instant, timeout};
+
+thread_local! {
+    /// How long calls have held this thread, all together.
+    static HELD: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// How long one call may take.
+pub struct Patience {
+    whole: Duration,
+    start: Instant,
+    held_before: Duration,
+    /// For how long the call itself has held the thread, which does count.
+    held: Cell<Duration>,
+}
+
+impl Patience {
+    /// From now on.
+    #[must_use]
+    pub fn new(whole: Duration) -> Self {
+        Self { whole, start: Instant::now(), held_before: HELD.get(), held: Cell::new(Duration::ZERO) }
+    }
+
+    /// The time that the call has had, without that in which others held the thread.
+    #[must_use]
+    pub fn spent(&self) -> Duration {
+        let by_others = HELD.get().saturating_sub(self.held_before).saturating_sub(self.held.get());
+        self.start.elapsed().saturating_sub(by_others)
+    }
+
+    /// What is left of it.
+    #[must_use]
+    pub fn left(&self) -> Duration {
+        self.whole.saturating_sub(self.spent())
+    }
+
+    /// Waits for a future of the call; `None` when nothing is left.
+    pub async fn wait<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let mut future = pin!(future);
+        let mut watched = pin!(poll_fn(|context| {
+            let start = Instant::now();
+            let polled = future.as_mut().poll(context);
+            let took = start.elapsed();
+            self.held.set(self.held.get().saturating_add(took));
+            HELD.set(HELD.get().saturating_add(took));
+            polled
+        }));
+        loop {
+            if let Ok(done) = timeout(self.left(), watched.as_mut()).await {
+                return Some(done);
+            }
+            // The timer does not know of the others.
+            if self.left().is_zero() {
+                return None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::future::join;
+    use tokio::{
+        task::{LocalSet, spawn_local, yield_now},
+        time::sleep,
+    };
+
+    const fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        LocalSet::new().block_on(&runtime, test)
+    }
+
+    /// As of an HTTP client: a task of the loop takes it from the connection.
+    async fn answer_after(time: Duration) -> &'static str {
+        spawn_local(async move {
+            sleep(time).await;
+            "answer"
+        })
+        .await
+        .unwrap()
+    }
+
+    async fn hold(time: Duration) -> &'static str {
+        std::thread::sleep(time);
+        "held"
+    }
+
+    #[test]
+    fn an_answer_that_came_while_another_call_held_the_thread_is_in_time() {
+        let (one, other) = run(async {
+            let (one, other) = (Patience::new(ms(100)), Patience::new(ms(100)));
+            join(one.wait(answer_after(ms(50))), other.wait(hold(ms(400)))).await
+        });
+        assert_eq!((one, other), (Some("answer"), Some("held")));
+    }
+
+    #[test]
+    fn what_a_call_holds_itself_counts() {
+        let (patience, waited) = run(async {
+            let patience = Patience::new(ms(100));
+            let slow = async {
+                hold(ms(200)).await;
+                yield_now().await;
+                sleep(ms(1)).await;
+            };
+            let waited = patience.wait(slow).await;
+            (patience, waited)
+        });
+        assert!(waited.is_none() && patience.left().is_zero() && patience.spent() >= ms(200));
+    }
+
+    #[test]
+    fn nobody_waits_longer_because_of_others_that_wait() {
+        let start = Instant::now();
+        let waited = run(async {
+            let (one, other) = (Patience::new(ms(100)), Patience::new(ms(150)));
+            join(one.wait(sleep(ms(10_000))), other.wait(sleep(ms(10_000)))).await
+        });
+        assert!(waited == (None, None) && start.elapsed() < ms(1000), "{:?}", start.elapsed());
+    }
+}

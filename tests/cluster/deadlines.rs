@@ -1,0 +1,98 @@
+//! How long others wait: for a trigger that asks several times, and for a session that ends while it tries a provider.
+
+use crate::harness::wait_until;
+use crate::servers::Site;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{sleep, spawn};
+use std::time::{Duration, Instant};
+
+/// A way to a server on which requests take their time. Ends with the process.
+struct Slow {
+    port: u16,
+    millis: Arc<AtomicU64>,
+}
+
+impl Slow {
+    fn to(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (port, millis) = (listener.local_addr().unwrap().port(), Arc::new(AtomicU64::new(0)));
+        let wait = Arc::clone(&millis);
+        spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let server = TcpStream::connect(("127.0.0.1", server)).unwrap();
+                let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                let wait = Arc::clone(&wait);
+                spawn(move || pass(from, to, &wait));
+                spawn(move || pass(server, client, &AtomicU64::new(0)));
+            }
+        });
+        Self { port, millis }
+    }
+
+    fn set(&self, millis: u64) {
+        self.millis.store(millis, Ordering::Relaxed);
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, wait: &AtomicU64) {
+    let mut bytes = [0; 65536];
+    while let Ok(n @ 1..) = from.read(&mut bytes) {
+        sleep(Duration::from_millis(wait.load(Ordering::Relaxed)));
+        if to.write_all(&bytes[..n]).is_err() {
+            break;
+        }
+    }
+    drop(to.shutdown(Shutdown::Both));
+}
+
+/// A tenant's first row makes a DEK: the trigger wraps its shares, and has them opened again.
+#[test]
+fn a_trigger_waits_once_however_often_it_asks() {
+    let site = Site::start(&[("kms_wrap.trigger_timeout", "1s")]);
+    let slow = Slow::to(site.bao.port);
+    let config = site.bao_config().replace(&site.bao.port.to_string(), &slow.port.to_string());
+    site.value(&format!("SELECT kms_wrap.kw_set_provider_config('bao', '{config}')"));
+    site.value(
+        "CREATE TABLE people (id integer PRIMARY KEY, tenant integer NOT NULL, name text);
+         SELECT FROM kms_wrap.kw_protect_column('people', 'name', 'split', tenant_column => 'tenant')",
+    );
+    let mut session = site.cluster.session("postgres");
+    let mut insert = |tenant: u32| {
+        let start = Instant::now();
+        let state =
+            session.query(&format!("INSERT INTO people VALUES ({tenant}, {tenant}, 'x')")).map_or_else(|e| e.sqlstate, |_| String::new());
+        (state, start.elapsed())
+    };
+    assert_eq!(insert(1).0, "");
+    slow.set(700);
+    let (state, took) = insert(2);
+    assert_eq!((state.as_str(), took < Duration::from_millis(1400)), ("58000", true), "{took:?}");
+    // What was left of the time says nothing about the provider: nobody is kept from it.
+    slow.set(0);
+    assert_eq!(insert(3).0, "");
+    slow.set(200);
+    assert_eq!(insert(4).0, "");
+}
+
+#[test]
+fn a_session_that_ends_while_it_tries_does_not_hold_up_the_others() {
+    let site = Site::start(&[("kms_wrap.kms_timeout", "3s")]);
+    let wrapper = site.value("SELECT kms_wrap.kw_wrap_dek('split')");
+    let unwrap = format!("SELECT length(kms_wrap.kw_unwrap('{wrapper}'))");
+    site.bao.signal("STOP");
+    assert_eq!(site.sqlstate(&unwrap), "58000");
+    // The breaker's first pause.
+    sleep(Duration::from_secs(5));
+    let mut trying = site.cluster.session("postgres");
+    trying.send(&unwrap);
+    sleep(Duration::from_millis(500));
+    site.value(&format!("SELECT pg_terminate_backend({})", trying.pid()));
+    assert_ne!(trying.finish().unwrap_err().sqlstate, "58000");
+    site.bao.signal("CONT");
+    let start = Instant::now();
+    wait_until("another one tries", || site.sqlstate(&unwrap).is_empty());
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+}
