@@ -69,6 +69,7 @@ impl Patience {
 mod tests {
     use super::*;
     use futures_util::future::join;
+    use std::task::Poll;
     use tokio::{
         task::{LocalSet, spawn_local, yield_now},
         time::sleep,
@@ -93,9 +94,11 @@ mod tests {
         .unwrap()
     }
 
-    async fn hold(time: Duration) -> &'static str {
-        std::thread::sleep(time);
-        "held"
+    fn hold(time: Duration) -> impl Future<Output = &'static str> {
+        poll_fn(move |_| {
+            std::thread::sleep(time);
+            Poll::Ready("held")
+        })
     }
 
     #[test]

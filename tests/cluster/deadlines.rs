@@ -38,7 +38,7 @@ impl Slow {
 }
 
 fn pass(mut from: TcpStream, mut to: TcpStream, wait: &AtomicU64) {
-    let mut bytes = [0; 65536];
+    let mut bytes = [0; 8192];
     while let Ok(n @ 1..) = from.read(&mut bytes) {
         sleep(Duration::from_millis(wait.load(Ordering::Relaxed)));
         if to.write_all(&bytes[..n]).is_err() {
