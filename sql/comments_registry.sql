@@ -38,7 +38,7 @@ COMMENT ON COLUMN kms_wrap.kms_keys.algorithm IS 'Name of the algorithm, as in c
 COMMENT ON COLUMN kms_wrap.kms_keys.status IS
     'active: wraps and opens. retired: opens. compromised: opens only to be rewrapped away from. disabled: nothing, reversible. destroyed: nothing, final, only without live wrappers.';
 COMMENT ON COLUMN kms_wrap.kms_keys.created_at IS 'When the row was made.';
-COMMENT ON COLUMN kms_wrap.kms_keys.key_version IS 'The key version that requests name. NULL where the provider can''t be asked for one.';
+COMMENT ON COLUMN kms_wrap.kms_keys.key_version IS 'The key version that new shares are wrapped under; what was wrapped opens by the version in its own bytes. Set by kw_set_key_version(). NULL where the provider can''t be asked for one.';
 COMMENT ON COLUMN kms_wrap.kms_keys.public_key IS 'Encapsulation or public key, as the algorithm encodes it (ML-KEM-768: 1184 bytes). NULL for symmetric keys.';
 COMMENT ON COLUMN kms_wrap.kms_keys.public_key_sha256 IS 'SHA-256 of public_key, 32 bytes; pins it. NULL exactly when public_key is.';
 COMMENT ON COLUMN kms_wrap.kms_keys.status_changed_at IS 'Start of the transaction that last changed status; kept by a trigger. NULL: never changed.';

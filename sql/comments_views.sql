@@ -3,6 +3,8 @@ COMMENT ON VIEW kms_wrap.vw_kms_keys IS 'Keys, with the fingerprint of the publi
 COMMENT ON VIEW kms_wrap.vw_kms_keys_status_by_provider IS 'How many keys of each status a provider has.';
 COMMENT ON VIEW kms_wrap.vw_kms_key_dependents IS
     'How many wrappers depend on a key, for each slot (kms1, kms2, layer) and wrapper status; live is active, rotated and retired together. All three rows at 0: nothing needs the key.';
+COMMENT ON VIEW kms_wrap.vw_kms_key_versions IS
+    'How many wrappers have a share under each version of a key, by status; live is active, rotated and retired together. is_set: new shares go under it. key_version NULL: what is no container. Nothing live but under the version that is set: older ones may be closed at the KMS, as far as no backup needs them. To be read with EXECUTE on kw_key_version_of.';
 COMMENT ON VIEW kms_wrap.vw_crypto_algorithms IS 'Algorithms; sizes in params are bytes.';
 COMMENT ON VIEW kms_wrap.vw_crypto_algorithms_deprecation IS 'Algorithms of status deprecated.';
 COMMENT ON VIEW kms_wrap.vw_encryption_policies IS 'Policies.';
@@ -28,7 +30,7 @@ COMMENT ON VIEW kms_wrap.vw_kms_health_24h IS
 COMMENT ON FUNCTION kms_wrap.kw_key_in_use IS
     'Whether any wrapper has a slot under a key; live_only: any wrapper that is not invalid. Internal, used by the guards. 55000 under repeatable read and serializable.';
 COMMENT ON FUNCTION kms_wrap.kw_guard_key_update IS
-    'Trigger: refuses a change of a used key''s reference, version, algorithm or public key, and illegal changes of status (55000); sets status_changed_at.';
+    'Trigger: refuses a change of a used key''s reference, algorithm or public key, of its version too if it has a public key or gets or loses the version, and illegal changes of status (55000); waits for wrappers that are being written; sets status_changed_at.';
 COMMENT ON FUNCTION kms_wrap.kw_guard_key_delete IS
     'Trigger: refuses to delete a key that a live wrapper, an open campaign or a running job needs (55000), by cascade too; keeps its name in health probes.';
 COMMENT ON FUNCTION kms_wrap.kw_guard_provider_update IS

@@ -10,7 +10,9 @@ COMMENT ON FUNCTION kms_wrap.kw_set_provider_config IS
 COMMENT ON FUNCTION kms_wrap.kw_create_local_key IS
     'Makes a key of a local provider, sealed under its root key, and returns its id in kms_keys. Algorithms: XAES-256-GCM for kms1 and kms2; ML-KEM-768, ML-KEM-1024 or X-Wing for layers. 22023 algorithm, 42704 provider or algorithm, 42710 key_id taken, 58000 or 38000 root key file missing or unfit.';
 COMMENT ON FUNCTION kms_wrap.kw_add_kms_key IS
-    'Registers a key that exists at a provider and returns its id in kms_keys. A remote provider is asked what the key is; its name (aliases resolved), version and public key are pinned, and a share is wrapped and opened. Its reference cannot change once a wrapper uses it. 22023, 42704 provider or key, 42710, 38000 the provider has no such key or refuses, 58000 it cannot be reached.';
+    'Registers a key that exists at a provider and returns its id in kms_keys. A remote provider is asked what the key is; its name (aliases resolved), version and public key are pinned, and a share is wrapped and opened. Once a wrapper uses it nothing of that can change but the version, by kw_set_key_version(). 22023, 42704 provider or key, 42710, 38000 the provider has no such key or refuses, 58000 it cannot be reached.';
+COMMENT ON FUNCTION kms_wrap.kw_set_key_version IS
+    'Lets new shares go under another version of a key, NULL: its provider''s latest, and returns the version that is set. The provider is asked whether it exists, and a share is wrapped and opened. Waits for transactions that have just written wrappers under the key. What is wrapped opens as before; kw_schedule_rewrap(from_key => k, target_kms1 => k) moves it. 22023, 42704 key or version, 55000 the kind has no versions, another public key or status, 40001, 38000, 58000.';
 COMMENT ON FUNCTION kms_wrap.kw_set_key_status IS
     'Sets the status of a key: active (wraps and opens), retired (opens), compromised (opens only to be rewrapped away), disabled (nothing), destroyed (nothing, final, only without live wrappers). 42704, 22023, 55000 change not allowed.';
 COMMENT ON FUNCTION kms_wrap.kw_create_policy IS
@@ -38,7 +40,9 @@ COMMENT ON FUNCTION kms_wrap.kw_wrap_dek IS
 COMMENT ON FUNCTION kms_wrap.kw_unwrap IS
     'Opens a wrapper and returns its data key (16, 24, 32 or 64 bytes). 39000 if it does not open, whatever the cause; 22P03 not a container; 42704, 55000 status, 58000 provider out of reach, 38000 refused.';
 COMMENT ON FUNCTION kms_wrap.kw_rewrap IS
-    'Moves slots of a wrapper to other keys of the same class and returns the new generation; the data key stays. target_layers: {"1": 1007}. Heals nothing that leaked. 40001 changed meanwhile; 22023, 39000, 42704, 55000, 58000, 38000.';
+    'Moves slots of a wrapper to other keys of the same class, or to the version that their own key is set to, and returns the new generation; the data key stays. target_layers: {"1": 1007}. Heals nothing that leaked. 40001 changed meanwhile; 22023, 39000, 42704, 55000, 58000, 38000.';
+COMMENT ON FUNCTION kms_wrap.kw_key_version_of IS
+    'The key version that a container (dek_wrap1, dek_wrap2 or kem_ciphertext) names, empty for a key without versions; NULL for what is no container, or names no ASCII text. Parses only: that the version is true shows when the container opens.';
 COMMENT ON FUNCTION kms_wrap.kw_describe_wrapper IS
     'Says in rows of item and value what a wrapper''s bytes and rows tell without opening it: composition, slots, keys, trust domains, levels, generation. 22P03, 42704.';
 COMMENT ON FUNCTION kms_wrap.kw_verify IS
@@ -52,7 +56,7 @@ COMMENT ON FUNCTION kms_wrap.kw_suspend_provider IS
 COMMENT ON FUNCTION kms_wrap.kw_resume_provider IS
     'Ends the suspension of a provider, whoever has made it; false if it was not suspended. A worker suspends it again if it is down. 22004, 42501, 42704.';
 COMMENT ON FUNCTION kms_wrap.kw_schedule_rewrap IS
-    'Queues a rewrap of all wrappers that every given selector matches, and returns the campaign''s id; dry_run makes none. Needs manage on the policy, which must then be given, or the extension''s owner. Wrappers that have the targets already are counted only. At most rate_per_second wrappers a second. 22023, 42704, 55000 from_key is still picked by a policy.';
+    'Queues a rewrap of all wrappers that every given selector matches, and returns the campaign''s id; dry_run makes none. Needs manage on the policy, which must then be given, or the extension''s owner. Wrappers that have the targets already, in the version that the key is set to, are counted only. At most rate_per_second wrappers a second. 22023, 42704, 55000 from_key is still picked by a policy and no target itself.';
 COMMENT ON FUNCTION kms_wrap.kw_pause IS 'Pauses a campaign; jobs being worked on end. 42704, 55000 not running.';
 COMMENT ON FUNCTION kms_wrap.kw_resume IS 'Lets a paused campaign go on. 42704, 55000 not paused.';
 COMMENT ON FUNCTION kms_wrap.kw_cancel IS 'Ends a campaign; jobs not begun are cancelled, those being worked on end. 42704, 55000 ended already.';

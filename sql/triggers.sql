@@ -33,9 +33,17 @@ BEGIN
         IS DISTINCT FROM
        (NEW.provider_id, NEW.external_key_ref, NEW.algorithm, NEW.key_version, NEW.public_key, NEW.public_key_sha256)
     THEN
-        -- An uncommitted wrapper holds FOR KEY SHARE on its keys: wait for it, then look.
+        -- An uncommitted wrapper holds FOR KEY SHARE on its keys: wait for it, then look. Of a new version it makes sure that whoever
+        -- sets it sees all wrappers of the old one afterwards: those that come find it when they lock the key.
         PERFORM 1 FROM kms_wrap.kms_keys k WHERE k.id = OLD.id FOR UPDATE;
-        IF kms_wrap.kw_key_in_use(OLD.id, false) THEN
+        -- What was wrapped opens by the version that its own bytes name, so another one may be set for what comes. A key with a public
+        -- key is wrapped to by that key: another version of it is another key. And a kind that pins no version gets none.
+        IF ((OLD.provider_id, OLD.external_key_ref, OLD.algorithm, OLD.public_key, OLD.public_key_sha256)
+            IS DISTINCT FROM
+            (NEW.provider_id, NEW.external_key_ref, NEW.algorithm, NEW.public_key, NEW.public_key_sha256)
+            OR OLD.public_key IS NOT NULL OR OLD.key_version IS NULL OR NEW.key_version IS NULL)
+            AND kms_wrap.kw_key_in_use(OLD.id, false)
+        THEN
             RAISE EXCEPTION 'kms key % is used by wrappers and cannot be altered', OLD.id
                 USING ERRCODE = '55000',
                       HINT = 'Add the altered key with kms_wrap.kw_add_kms_key() and rewrap to it with kms_wrap.kw_schedule_rewrap().';

@@ -44,6 +44,24 @@ CROSS JOIN LATERAL (
     ) w
 ) n;
 
+-- For keys that have versions, which no key of a layer does. Reads the containers of all wrappers under them.
+CREATE VIEW kms_wrap.vw_kms_key_versions WITH (security_barrier) AS
+SELECT k.id AS kms_key_id, p.name AS provider_name, k.external_key_ref, n.key_version, n.key_version IS NOT DISTINCT FROM k.key_version AS is_set,
+    n.active, n.rotated, n.retired, n.invalid, n.active + n.rotated + n.retired AS live
+FROM kms_wrap.kms_keys k
+JOIN kms_wrap.kms_providers p ON p.id = k.provider_id
+CROSS JOIN LATERAL (
+    SELECT w.key_version, count(*) FILTER (WHERE w.status = 'active') AS active, count(*) FILTER (WHERE w.status = 'rotated') AS rotated,
+        count(*) FILTER (WHERE w.status = 'retired') AS retired, count(*) FILTER (WHERE w.status = 'invalid') AS invalid
+    FROM (
+        SELECT w.status, kms_wrap.kw_key_version_of(w.dek_wrap1) AS key_version FROM kms_wrap.key_wrappers w WHERE w.kms1_key_id = k.id
+        UNION ALL
+        SELECT w.status, kms_wrap.kw_key_version_of(w.dek_wrap2) FROM kms_wrap.key_wrappers w WHERE w.kms2_key_id = k.id
+    ) w
+    GROUP BY w.key_version
+) n
+WHERE k.key_version IS NOT NULL;
+
 CREATE VIEW kms_wrap.vw_crypto_algorithms WITH (security_barrier) AS
 SELECT a.id, a.class, a.name, a.variant, a.nist_level, a.status, a.params, a.created_at
 FROM kms_wrap.crypto_algorithms a;

@@ -88,12 +88,14 @@ fn slot_text(row: &WrapperRow, slot: &Container, keys: &HashMap<i64, Key>) -> St
     let facts = format!("{} ({})", slot.header.algorithm.name(), slot.header.algorithm.class().name());
     let ek = slot.header.ek_sha256.map(|h| format!(", public key {}", &hex::encode(h)[..16])).unwrap_or_default();
     let binds = if binds_aad(r) && slot.header.algorithm.class() == Class::KmsSym { ", binds the wrapper's context" } else { "" };
+    let version = if r.key_version.is_empty() { String::new() } else { format!(", key version {}", r.key_version) };
     match open::slot_key(row, slot, keys) {
         Ok(key) => format!(
-            "{} key {} at \"{}\": {facts}{ek}{binds}, {}, written as generation {}",
+            "{} key {} at \"{}\": {facts}{ek}{version}{}{binds}, {}, written as generation {}",
             r.kind,
             key.label().split(' ').next().map_or_else(String::new, |id| format!("{id} \"{}\"", r.external_key_ref)),
             key.provider,
+            if key.key_ref.key_version == r.key_version { String::new() } else { format!(" (new shares: {})", key.key_ref.key_version) },
             key.status.name(),
             slot.header.generation
         ),

@@ -62,7 +62,8 @@ fn kw_schedule_rewrap(
     let schedule = || {
         let selector = selector(wrapper, from_key, from_provider, policy, older_than)?;
         check_targets(&targets, selector.policy)?;
-        if let Some(key) = selector.from_key {
+        // To its own new version a key's wrappers move while it is in use: new ones have that version.
+        if let Some(key) = selector.from_key.filter(|key| !targets.iter().any(|(_, target)| target == *key)) {
             check_source(key)?;
         }
         let priority = required("priority", priority)?;

@@ -16,7 +16,7 @@ use crate::core::{
     policy::{Role, Selection},
     slot::MAX_LAYERS,
 };
-use pgrx::{default, iter::TableIterator, name, pg_extern, pg_sys::panic::ErrorReport, search_path};
+use pgrx::{default, iter::TableIterator, name, notice, pg_extern, pg_sys::panic::ErrorReport, search_path};
 
 #[pg_extern(parallel_unsafe, cost = 1000)]
 fn kw_create_root_key(name: Option<&str>) -> Result<String, ErrorReport> {
@@ -81,6 +81,18 @@ fn kw_add_kms_key(
     let (provider, algorithm, purpose) =
         (required("provider", provider)?, required("algorithm", algorithm)?, required("purpose", purpose)?);
     Ok(setup::add_kms_key(provider, external_key_ref, algorithm, purpose, key_version)?)
+}
+
+#[pg_extern(parallel_unsafe, cost = 1000)]
+#[search_path(pg_catalog, pg_temp)]
+fn kw_set_key_version(key: Option<i64>, key_version: default!(Option<&str>, "NULL")) -> Result<String, ErrorReport> {
+    let key = required("key", key)?;
+    let key_version = key_version.map(|version| checked("key_version", Some(version), 128)).transpose()?;
+    let (version, changed) = setup_remote::set_key_version(key, key_version)?;
+    if !changed {
+        notice!("KMS key {key} is set to version \"{version}\" already: nothing to do");
+    }
+    Ok(version)
 }
 
 #[pg_extern(parallel_unsafe, cost = 100)]

@@ -76,25 +76,42 @@ pub(crate) fn listed(policy: i64) -> Result<Rc<Vec<PolicyKey>>, Failure> {
     Ok(listed)
 }
 
-/// Locks the keys that a wrapper is about to be stored under, as [`key::lock_active`] does; `false` unless all are active. What this transaction
-/// holds already is not locked again, nor looked at again before something has changed.
-pub(crate) fn lock_active(ids: &[i64]) -> Result<bool, Failure> {
+/// What was found when keys were locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lock {
+    /// All are as they were read.
+    Held,
+    /// One is not active any more.
+    OutOfUse,
+    /// One has another version, which new shares go under.
+    OtherVersion,
+}
+
+/// Locks the keys that a wrapper is about to be stored under, as [`key::lock_active`] does. What this transaction holds already is not locked
+/// again, nor looked at again before something has changed: nobody else can set another version meanwhile.
+pub(crate) fn lock_active(keys: &[&Key]) -> Result<Lock, Failure> {
     // Makes sure that the number moves when locks are given back.
     revocation::listen()?;
     let locks = transaction::locks();
-    let is_held = |known: &mut Known| known.locked.0 == locks && ids.iter().all(|id| known.locked.1.contains(id));
+    let is_held = |known: &mut Known| known.locked.0 == locks && keys.iter().all(|key| known.locked.1.contains(&key.id));
     if with_known(is_held) {
-        return Ok(true);
+        return Ok(Lock::Held);
     }
-    let active = key::lock_active(ids)?;
-    if !ids.iter().all(|id| active.contains(id)) {
-        return Ok(false);
+    let mut ids: Vec<i64> = keys.iter().map(|key| key.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let active = key::lock_active(&ids)?;
+    if !ids.iter().all(|id| active.contains_key(id)) {
+        return Ok(Lock::OutOfUse);
+    }
+    if !keys.iter().all(|key| active.get(&key.id) == Some(&key.key_ref.key_version)) {
+        return Ok(Lock::OtherVersion);
     }
     with_known(|known| {
         if known.locked.0 != locks {
             known.locked = (locks, HashSet::new());
         }
-        known.locked.1.extend(active);
+        known.locked.1.extend(ids);
     });
-    Ok(true)
+    Ok(Lock::Held)
 }

@@ -7,8 +7,11 @@ use super::{
         policy::Policy,
         wrapper::{self, NewLayer, NewWrapper, WrapperRow},
     },
-    kms, known, open,
+    kms,
+    known::{self, Lock},
+    open,
     report::Failure,
+    revocation,
 };
 use crate::{
     core::{
@@ -37,6 +40,9 @@ thread_local! {
 /// After 2^31 - 1 writes `wrap_version` starts again, and a pair of keys may still have a row of that version. So many in a row that this
 /// does not end would need as many wrappers of one pair, untouched since.
 const MAX_GENERATION_TRIES: usize = 1000;
+
+/// After the first try this transaction holds the keys, so that the second one meets the versions that the first one found.
+const MAX_VERSION_TRIES: usize = 3;
 
 /// What a new wrapper is for.
 struct Purpose {
@@ -83,17 +89,29 @@ fn store(policy: &Policy, uuid: [u8; 16], dek: Option<Dek>, purpose: &Purpose) -
     if !policy.is_enabled {
         return Err(Failure::policy_disabled(&policy.name));
     }
+    let dek = match dek {
+        Some(dek) => dek,
+        None => Dek::generate(&mut SystemEntropy)?,
+    };
+    let dek = Zeroizing::new(dek.expose().to_vec());
+    for _ in 0..MAX_VERSION_TRIES {
+        if let Some(stored) = try_store(policy, uuid, &dek, purpose)? {
+            return Ok(stored);
+        }
+        // Whoever has set the version may not have told yet.
+        revocation::bump();
+    }
+    Err(Failure::policy_changed())
+}
+
+/// `None` when a key was set to another version while its provider wrapped under the old one.
+fn try_store(policy: &Policy, uuid: [u8; 16], dek: &Zeroizing<Vec<u8>>, purpose: &Purpose) -> Result<Option<bool>, Failure> {
     let listed = known::listed(policy.id)?;
     let choice = choose_keys(policy, &listed, purpose.hash)?;
     let keys: HashMap<i64, &Key> = listed.iter().map(|pk| (pk.key.id, &pk.key)).collect();
     let slots = slots(&choice, &keys)?;
     let [(_, kms1), (_, kms2), ..] = slots.as_slice() else { return Err(Failure::internal("chosen slots")) };
     check_domains(policy, kms1, kms2)?;
-    let dek = match dek {
-        Some(dek) => dek,
-        None => Dek::generate(&mut SystemEntropy)?,
-    };
-    let dek = Zeroizing::new(dek.expose().to_vec());
     for _ in 0..MAX_GENERATION_TRIES {
         let generation = wrapper::next_generation()?;
         let spec = Spec {
@@ -118,8 +136,19 @@ fn store(policy: &Policy, uuid: [u8; 16], dek: Option<Dek>, purpose: &Purpose) -
         };
         let parsed = Wrapper::parse(&stored)?;
         check_floors(policy, &parsed)?;
-        prove(policy, &parsed, &slots, &dek)?;
-        // Now that the providers have answered: it takes a row lock.
+        prove(policy, &parsed, &slots, dek)?;
+        // Now that the providers have answered: these take row locks. A key may have been put out of use while it worked for us: nothing may be
+        // stored under one that is destroyed, or under a version that whoever set another one believes to have seen the last of.
+        match known::lock_active(&slots.iter().map(|(_, key)| *key).collect::<Vec<_>>())? {
+            Lock::Held => {}
+            Lock::OtherVersion => return Ok(None),
+            Lock::OutOfUse => {
+                return Err(Failure::state(
+                    "a KMS key of the new wrapper was put out of use meanwhile",
+                    "Try again: the policy picks another key, or says which slot has none.",
+                ));
+            }
+        }
         if let Some(old) = purpose.replaces
             && !wrapper::set_rotated(old)?
         {
@@ -139,21 +168,14 @@ fn store(policy: &Policy, uuid: [u8; 16], dek: Option<Dek>, purpose: &Purpose) -
             dek_wrap1: built.dek_wrap1,
             dek_wrap2: built.dek_wrap2,
         };
-        // One may have been put out of use while it worked for us: nothing may be stored under a key that is destroyed.
-        if !known::lock_active(&row.key_ids())? {
-            return Err(Failure::state(
-                "a KMS key of the new wrapper was put out of use meanwhile",
-                "Try again: the policy picks another key, or says which slot has none.",
-            ));
-        }
         if wrapper::insert(row)? {
-            return Ok(true);
+            return Ok(Some(true));
         }
         if purpose.name == "values" {
             break;
         }
     }
-    Ok(false)
+    Ok(Some(false))
 }
 
 /// Policy rules and floors that every written wrapper has to meet.

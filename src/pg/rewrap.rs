@@ -16,7 +16,7 @@ use crate::{
     core::{
         projection,
         secret::Share,
-        slot::{MAX_LAYERS, SlotNo},
+        slot::{Container, MAX_LAYERS, SlotNo},
         wrapper::{SlotRewrap, Wrapper},
     },
     provider::entropy::SystemEntropy,
@@ -81,7 +81,7 @@ pub(crate) struct Batch {
 
 /// What became of one wrapper of a batch.
 pub(crate) enum Rewrap {
-    /// Every target slot has its target key already.
+    /// Every target slot has its target key already, in the key's version.
     Current,
     /// New bytes, not written yet.
     Ready(Box<Rewritten>),
@@ -109,9 +109,9 @@ impl Batch {
         self.rows.len()
     }
 
-    /// Whether every target slot of the only wrapper has its target key already.
+    /// Whether every target slot of the only wrapper has its target key already, in the key's version.
     pub(crate) fn is_current(&self) -> bool {
-        self.rows.iter().all(|(row, targets)| moves(row, targets).is_ok_and(|moves| moves.is_empty()))
+        self.rows.iter().all(|(row, targets)| moves(row, targets, &self.keys).is_ok_and(|moves| moves.is_empty()))
     }
 
     /// Moves the shares. Asks each key once for all its shares. Answers stand in the order of the rows, by wrapper id.
@@ -166,7 +166,7 @@ impl Batch {
         let wrapper = open::parse_to_move(row, |slot| targets.has(slot))?;
         open::check_floors(&wrapper)?;
         let mut plan = Plan { row, policy, wrapper, generation, kms1: row.kms1, kms2: row.kms2, steps: Vec::new() };
-        for (slot, to) in moves(row, targets)? {
+        for (slot, to) in moves(row, targets, &self.keys)? {
             let to = self.keys.get(&to).ok_or_else(|| Failure::unknown("KMS key", to))?;
             self.check_target(policy, slot, to)?;
             let old = plan.wrapper.slot(slot).ok_or_else(Failure::does_not_open)?;
@@ -229,7 +229,7 @@ impl Batch {
         }
         // What describes the suite names algorithms, not keys.
         let is_same_suite = steps.iter().all(|step| step.from.algorithm == step.to.algorithm);
-        let moved_to: Vec<i64> = steps.iter().map(|step| step.to.id).collect();
+        let moved_to = steps.iter().map(|step| (step.to.id, step.to.key_ref.key_version.clone())).collect();
         let mut moved: Vec<(SlotNo, i64, Vec<u8>)> = Vec::with_capacity(steps.len());
         for step in steps {
             moved.push((step.slot, step.to.id, step.rewrap.finish(step.new_blob)?));
@@ -286,13 +286,15 @@ struct Step<'a> {
     new_blob: Vec<u8>,
 }
 
-/// The slots of a wrapper that have another key than their target.
-fn moves(row: &WrapperRow, targets: &Targets) -> Result<Vec<(SlotNo, i64)>, Failure> {
+/// The slots of a wrapper that have another key than their target, or another version of it. A campaign's `current!` says the same in SQL.
+fn moves(row: &WrapperRow, targets: &Targets, keys: &HashMap<i64, Key>) -> Result<Vec<(SlotNo, i64)>, Failure> {
     let mut moves = Vec::new();
     for (slot, to) in targets.iter() {
+        let old_version = |container: &[u8]| keys.get(&to).is_some_and(|key| has_other_version(key, container));
         let from = match (slot, slot.layer_no()) {
-            (SlotNo::KMS1, _) => Some(row.kms1),
-            (_, None) => Some(row.kms2),
+            (SlotNo::KMS1, _) => Some(row.kms1).filter(|id| *id != to || !old_version(&row.dek_wrap1)),
+            (_, None) => Some(row.kms2).filter(|id| *id != to || !old_version(&row.dek_wrap2)),
+            // A layer's key has a public key, with which its version is pinned for good.
             (_, Some(n)) => {
                 let layer = row.layers.iter().find(|l| l.layer_no == i16::from(n));
                 layer
@@ -310,6 +312,12 @@ fn moves(row: &WrapperRow, targets: &Targets) -> Result<Vec<(SlotNo, i64)>, Fail
         }
     }
     Ok(moves)
+}
+
+/// Whether a container names another version than its key is set to. Bytes that are no container do: their wrapper then says what is wrong.
+fn has_other_version(key: &Key, container: &[u8]) -> bool {
+    let set = key.key_ref.key_version.as_str();
+    !set.is_empty() && !Container::parse(container).is_ok_and(|c| c.header.key_ref.key_version == set)
 }
 
 /// Groups the steps of all plans by a key and runs `work` once a key. A failure hits every plan with a step of that key, and no other.
@@ -343,13 +351,13 @@ fn verify(plan: &mut Result<Plan<'_>, Failure>) {
     }
 }
 
-/// Writes rewrapped wrappers, but for those whose new keys were put out of use meanwhile; returns the ids that were written.
+/// Writes rewrapped wrappers, but for those whose new keys were put out of use or got another version meanwhile; returns the ids that were written.
 pub(crate) fn write(mut rewritten: Vec<Rewritten>, held: Held) -> Result<HashSet<i64>, Failure> {
-    let mut targets: Vec<i64> = rewritten.iter().flat_map(|r| r.moved_to.clone()).collect();
+    let mut targets: Vec<i64> = rewritten.iter().flat_map(|r| r.moved_to.iter().map(|(key, _)| *key)).collect();
     targets.sort_unstable();
     targets.dedup();
     let active = key::lock_active(&targets)?;
-    rewritten.retain(|r| r.moved_to.iter().all(|key| active.contains(key)));
+    rewritten.retain(|r| r.moved_to.iter().all(|(key, version)| active.get(key) == Some(version)));
     rewritten::update(rewritten, held)
 }
 

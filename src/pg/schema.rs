@@ -13,7 +13,7 @@ extension_sql_file!("../../sql/revocation.sql", name = "revocation", requires = 
 extension_sql_file!("../../sql/values.sql", name = "values", requires = ["guard"]);
 extension_sql_file!("../../sql/protected.sql", name = "protected", requires = ["values"]);
 extension_sql_file!("../../sql/triggers.sql", name = "triggers", requires = ["jobs", "columns"]);
-extension_sql_file!("../../sql/views.sql", name = "views", requires = ["jobs"]);
+extension_sql_file!("../../sql/views.sql", name = "views", requires = ["jobs", fn_wrap::kw_key_version_of]);
 extension_sql_file!("../../sql/columns/overview.sql", name = "columns_overview", requires = ["columns"]);
 extension_sql_file!("../../sql/columns/checks.sql", name = "columns_checks", requires = ["columns"]);
 extension_sql_file!("../../sql/columns/obstacles.sql", name = "columns_obstacles", requires = ["columns_checks"]);

@@ -2,19 +2,21 @@
 
 use super::{
     catalog::{
-        key::{Key, KeyStatus},
+        key::{self, Key, KeyStatus},
         setup::{self, NewProvider, Provider},
     },
     gucs,
     interrupt::block_on,
-    pins, remote,
+    open::{Intent, barred},
+    pins,
+    remote::{self, Remote},
     report::Failure,
     setup::prove,
 };
 use crate::{
     core::{slot::KeyRef, suite::Algorithm},
     provider::{
-        ProviderError,
+        Description, ProviderError,
         config::{self, ConfigError},
     },
 };
@@ -82,22 +84,12 @@ pub(crate) fn add_key(
     let failed = |e: ProviderError| Failure::provider(provider, &e);
     let config = found.config.to_string();
     let remote = remote::of(found.id, provider, &found.kind, &config).map_err(failed)?;
-    let described = match block_on(remote.call(1, |p| p.describe(external_key_ref, key_version, algorithm)))? {
+    let described = match described(&remote, external_key_ref, key_version, algorithm)? {
         Err(ProviderError::NotFound(_)) => {
             return Err(Failure::unknown(&format!("{} key of provider \"{provider}\"", algorithm.name()), external_key_ref));
         }
         described => described.map_err(failed)?,
     };
-    let mut unlike = Vec::new();
-    if described.algorithm != algorithm {
-        unlike.push(format!("It is a key of algorithm {}.", described.algorithm.name()));
-    }
-    if key_version.is_some_and(|version| version != described.version) {
-        unlike.push("It is of another version.".to_owned());
-    }
-    if let Some(text) = unlike.into_iter().next() {
-        return Err(failed(ProviderError::Malformed(format!("Key \"{external_key_ref}\" is not what was asked for. {text}"))));
-    }
     if !remote::is_allowed(&described.name) {
         let limit = "The setting \"kms_wrap.allowed_keys\" does not allow it.";
         return Err(Failure::bad_argument(format!("key reference \"{}\" is not allowed", described.name), limit));
@@ -129,4 +121,70 @@ pub(crate) fn add_key(
     let version = (!version.is_empty()).then_some(version.as_str());
     let id = setup::insert_key(found.id, name, purpose, algorithm.name(), version, key.public_key.clone())?;
     id.ok_or_else(|| Failure::duplicate("KMS key", name))
+}
+
+/// Asks a provider what a key is. An answer for something else is none.
+fn described(
+    remote: &Remote,
+    name: &str,
+    version: Option<&str>,
+    algorithm: Algorithm,
+) -> Result<Result<Description, ProviderError>, Failure> {
+    let described = block_on(remote.call(1, |p| p.describe(name, version, algorithm)))?;
+    Ok(described.and_then(|found| {
+        let unlike = if found.algorithm != algorithm {
+            format!("It is a key of algorithm {}.", found.algorithm.name())
+        } else if version.is_some_and(|version| version != found.version) {
+            "It is of another version.".to_owned()
+        } else {
+            return Ok(found);
+        };
+        Err(ProviderError::Malformed(format!("Key \"{name}\" is not what was asked for. {unlike}")))
+    }))
+}
+
+/// Lets new shares go under another version of a key, `None`: its provider's latest. Returns the version, and whether it is another one.
+pub(crate) fn set_key_version(id: i64, version: Option<&str>) -> Result<(String, bool), Failure> {
+    let mut key = key::by_id(id)?;
+    if config::capabilities(&key.key_ref.kind).is_some_and(|c| !c.shows_version) {
+        return Err(Failure::state(
+            format!("keys of kind \"{}\" have no versions that can be set", key.key_ref.kind),
+            "Make another key, register it, and rewrap to it with kms_wrap.kw_schedule_rewrap().",
+        ));
+    }
+    pins::check_kind(&key.key_ref.kind)?;
+    if let Some(failure) = barred(&key, Intent::Use) {
+        return Err(failure);
+    }
+    let failed = |e: ProviderError| Failure::provider(&key.provider, &e);
+    let remote = remote::of_key(&key).map_err(failed)?;
+    let name = &key.key_ref.external_key_ref;
+    let found = match described(&remote, name, version, key.algorithm)? {
+        Err(ProviderError::NotFound(detail)) => {
+            let what = format!("version of KMS key {}", key.label());
+            return Err(Failure::unknown(&what, version.unwrap_or("latest")).detail(detail));
+        }
+        found => found.map_err(failed)?,
+    };
+    if found.name != *name {
+        return Err(failed(ProviderError::Malformed(format!("Key \"{name}\" is now a name for another key."))));
+    }
+    if found.version == key.key_ref.key_version {
+        return Ok((found.version, false));
+    }
+    // It stands in the slots of wrappers, and shares are wrapped to it.
+    if found.public_key != key.public_key {
+        return Err(Failure::state(
+            format!("version \"{}\" of KMS key {} has another public key", found.version, key.label()),
+            "That makes it another key: make one of another name at the provider, add it with kms_wrap.kw_add_kms_key(), and rewrap to it with kms_wrap.kw_schedule_rewrap().",
+        ));
+    }
+    let old = key.clone();
+    key.key_ref.key_version = found.version;
+    // Before its row is locked.
+    prove(&key)?;
+    if !setup::set_key_version(&old, &key.key_ref.key_version)? {
+        return Err(Failure::policy_changed());
+    }
+    Ok((key.key_ref.key_version, true))
 }

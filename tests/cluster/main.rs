@@ -22,6 +22,7 @@ mod fixture;
 mod harness;
 mod install;
 mod jobs;
+mod key_versions;
 mod leaks;
 mod probes;
 mod process;

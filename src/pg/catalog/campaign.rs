@@ -51,18 +51,33 @@ macro_rules! selected {
     };
 }
 
-/// Wrappers `w` that a selector `c` names and that may be rewrapped.
+/// Wrappers `w` that a selector `c` names and that may be rewrapped. From a key to itself, to its new version, only where the slot has the key.
 macro_rules! movable {
     () => {
-        concat!("w.status OPERATOR(pg_catalog.=) ANY ('{active,rotated}') AND ", selected!())
+        concat!(
+            "w.status OPERATOR(pg_catalog.=) ANY ('{active,rotated}')
+         AND (c.from_key_id IS NULL OR c.target_kms1_key_id IS DISTINCT FROM c.from_key_id OR w.kms1_key_id OPERATOR(pg_catalog.=) c.from_key_id)
+         AND (c.from_key_id IS NULL OR c.target_kms2_key_id IS DISTINCT FROM c.from_key_id OR w.kms2_key_id OPERATOR(pg_catalog.=) c.from_key_id)
+         AND ",
+            selected!()
+        )
     };
 }
 
-/// Whether wrapper `w` has every target of campaign `c` already.
+/// The version of a target key, looked up once a statement; NULL where it has none.
+macro_rules! version {
+    ($key:literal) => {
+        concat!("(SELECT k.key_version::pg_catalog.text FROM kms_wrap.kms_keys k WHERE k.id OPERATOR(pg_catalog.=) ", $key, ")")
+    };
+}
+
+/// Whether wrapper `w` has every target of campaign `c` already, in the key's version. Containers are looked into only for keys that have one.
 macro_rules! current {
     () => {
-        "((c.target_kms1_key_id IS NULL OR w.kms1_key_id OPERATOR(pg_catalog.=) c.target_kms1_key_id)
-          AND (c.target_kms2_key_id IS NULL OR w.kms2_key_id OPERATOR(pg_catalog.=) c.target_kms2_key_id)
+        "((c.target_kms1_key_id IS NULL OR w.kms1_key_id OPERATOR(pg_catalog.=) c.target_kms1_key_id
+            AND (c.kms1_version IS NULL OR COALESCE(kms_wrap.kw_key_version_of(w.dek_wrap1), '') OPERATOR(pg_catalog.=) c.kms1_version))
+          AND (c.target_kms2_key_id IS NULL OR w.kms2_key_id OPERATOR(pg_catalog.=) c.target_kms2_key_id
+            AND (c.kms2_version IS NULL OR COALESCE(kms_wrap.kw_key_version_of(w.dek_wrap2), '') OPERATOR(pg_catalog.=) c.kms2_version))
           AND (c.target_layers IS NULL OR NOT EXISTS (
                SELECT FROM pg_catalog.jsonb_each_text(c.target_layers) t
                LEFT JOIN kms_wrap.key_wrapper_layers l
@@ -80,7 +95,11 @@ const INSERT: &str = "INSERT INTO kms_wrap.rewrap_campaigns
 // A wrapper gets one job a campaign: one that failed is not tried for ever, and two campaigns cannot pass a wrapper to and fro. A campaign without
 // jobs, such as a new one, need not look through those of its predecessors.
 const QUEUE: &str = concat!(
-    "WITH c AS MATERIALIZED (SELECT * FROM kms_wrap.rewrap_campaigns WHERE id OPERATOR(pg_catalog.=) $1),
+    "WITH c AS MATERIALIZED (SELECT r.*, ",
+    version!("r.target_kms1_key_id"),
+    " AS kms1_version, ",
+    version!("r.target_kms2_key_id"),
+    " AS kms2_version FROM kms_wrap.rewrap_campaigns r WHERE r.id OPERATOR(pg_catalog.=) $1),
      m AS MATERIALIZED (
        SELECT w.id, ",
     current!(),
@@ -120,7 +139,8 @@ const IS_ANY_LEFT: &str = concat!(
 const COUNT: &str =
     concat!(
     "WITH c AS (SELECT $1::pg_catalog.text::pg_catalog.bpchar AS wrapper_uuid, $2 AS from_key_id, $3 AS from_provider_id, $4 AS policy_id,
-                       $5 AS older_than, $6 AS target_kms1_key_id, $7 AS target_kms2_key_id, $8 AS target_layers),
+                       $5 AS older_than, $6 AS target_kms1_key_id, $7 AS target_kms2_key_id, $8 AS target_layers,
+                       ", version!("$6"), " AS kms1_version, ", version!("$7"), " AS kms2_version),
      m AS MATERIALIZED (SELECT ", current!(), " AS is_current FROM kms_wrap.key_wrappers w, c WHERE ", movable!(), ")
      SELECT pg_catalog.count(*) FILTER (WHERE NOT is_current), pg_catalog.count(*) FILTER (WHERE is_current), 0::pg_catalog.int8 FROM m"
 );

@@ -16,8 +16,8 @@ pub(crate) struct Rewritten {
     pub(crate) dek_wrap2: Option<Vec<u8>>,
     pub(crate) crypto_suite: Option<String>,
     pub(crate) layers: Vec<NewLayer>,
-    /// Keys that took a share.
-    pub(crate) moved_to: Vec<i64>,
+    /// Keys that took a share, with the versions that they took it under.
+    pub(crate) moved_to: Vec<(i64, String)>,
 }
 
 // Compare-and-swap on generation. Only active and rotated wrappers: a status change that came first wins.

@@ -1,5 +1,6 @@
 //! Providers, keys and policies as the set-up functions write them. Names that exist already are reported by no row coming back.
 
+use super::key::Key;
 use crate::pg::{
     report::Failure,
     spi::{self, Row},
@@ -119,6 +120,17 @@ const SET_KEY_STATUS: &str = "UPDATE kms_wrap.kms_keys SET status = $2 WHERE id 
 /// Sets a key's status; a trigger refuses what is not a legal transition. `false` when there is no such key.
 pub(crate) fn set_key_status(key: i64, status: &str) -> Result<bool, Failure> {
     Ok(spi::execute(SET_KEY_STATUS, &[key.into(), status.into()])? > 0)
+}
+
+const SET_KEY_VERSION: &str = "UPDATE kms_wrap.kms_keys SET key_version = $2
+     WHERE id OPERATOR(pg_catalog.=) $1 AND key_version OPERATOR(pg_catalog.=) $3 AND provider_id OPERATOR(pg_catalog.=) $4
+       AND external_key_ref OPERATOR(pg_catalog.=) $5";
+
+/// Sets the version of a key that is still as it was read. `false` when it is not.
+pub(crate) fn set_key_version(key: &Key, version: &str) -> Result<bool, Failure> {
+    let (name, old) = (key.key_ref.external_key_ref.as_str(), key.key_ref.key_version.as_str());
+    let args = [key.id.into(), version.into(), old.into(), key.provider_id.into(), name.into()];
+    Ok(spi::execute(SET_KEY_VERSION, &args)? > 0)
 }
 
 /// A policy to be made.

@@ -291,16 +291,6 @@ const INSERT_LAYER: &str =
     "INSERT INTO kms_wrap.key_wrapper_layers (key_wrapper_id, layer_no, kms_key_id, kem_algo_id, kem_ciphertext, aad, meta)
      VALUES ($1, $2, $3, $4, $5, $6::pg_catalog.jsonb, $7::pg_catalog.jsonb)";
 
-impl NewWrapper {
-    /// Ids of the keys that protect its slots, each once.
-    pub(crate) fn key_ids(&self) -> Vec<i64> {
-        let mut keys: Vec<i64> = [self.kms1, self.kms2].into_iter().chain(self.layers.iter().map(|l| l.key)).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        keys
-    }
-}
-
 /// Inserts a wrapper under keys that are locked. `false` when its wrap_version is taken for its pair of keys (after wrap-around), or its scope has
 /// a current wrapper.
 pub(crate) fn insert(new: NewWrapper) -> Result<bool, Failure> {
