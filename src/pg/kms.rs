@@ -17,6 +17,7 @@ use crate::{
 };
 use futures_util::future::join_all;
 use std::{cell::RefCell, collections::HashMap, path::PathBuf};
+use tokio::task::yield_now;
 
 thread_local! {
     /// Made on first use in a backend, never in the postmaster: a forked child must not inherit opened keys.
@@ -121,7 +122,7 @@ fn open_layers(key: &Key, items: &[ToOpen<'_>], shared: Vec<Option<SharedSecret>
     opened.collect()
 }
 
-/// Asks the local provider on the spot and all remote ones at once.
+/// Asks all remote providers at once, and the local one on the spot.
 fn each<I, T>(
     parts: &[Part<'_, I>],
     local: impl Fn(&Key, &[I]) -> Answered<T>,
@@ -135,9 +136,14 @@ fn each<I, T>(
     }
     let ask = async |(key, items): &Part<'_, I>| {
         if key.is_local() {
+            // Requests of the other parts leave first: their servers work while this thread does.
+            yield_now().await;
             return local(key, items);
         }
         let provider = remote::of_key(key)?;
+        if !provider.gives_way() {
+            yield_now().await;
+        }
         let answer = remote(&provider, key, items).await?;
         if answer.len() == items.len() {
             Ok(answer)

@@ -158,6 +158,11 @@ impl Remote {
         }
     }
 
+    /// Whether its calls let others run while they wait.
+    pub(crate) fn gives_way(&self) -> bool {
+        self.provider.capabilities().interruptible
+    }
+
     /// Counts blobs that the provider rejected, which honest rows never have.
     pub(crate) fn count_rejected(&self, n: usize) {
         if n > 0 {

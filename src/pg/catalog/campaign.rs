@@ -71,6 +71,19 @@ macro_rules! version {
     };
 }
 
+/// One campaign, with what [`current`] wants to know of it.
+macro_rules! campaign {
+    () => {
+        concat!(
+            "SELECT r.*, ",
+            version!("r.target_kms1_key_id"),
+            " AS kms1_version, ",
+            version!("r.target_kms2_key_id"),
+            " AS kms2_version FROM kms_wrap.rewrap_campaigns r WHERE r.id OPERATOR(pg_catalog.=) $1"
+        )
+    };
+}
+
 /// Whether wrapper `w` has every target of campaign `c` already, in the key's version. Containers are looked into only for keys that have one.
 macro_rules! current {
     () => {
@@ -95,11 +108,9 @@ const INSERT: &str = "INSERT INTO kms_wrap.rewrap_campaigns
 // A wrapper gets one job a campaign: one that failed is not tried for ever, and two campaigns cannot pass a wrapper to and fro. A campaign without
 // jobs, such as a new one, need not look through those of its predecessors.
 const QUEUE: &str = concat!(
-    "WITH c AS MATERIALIZED (SELECT r.*, ",
-    version!("r.target_kms1_key_id"),
-    " AS kms1_version, ",
-    version!("r.target_kms2_key_id"),
-    " AS kms2_version FROM kms_wrap.rewrap_campaigns r WHERE r.id OPERATOR(pg_catalog.=) $1),
+    "WITH c AS MATERIALIZED (",
+    campaign!(),
+    "),
      m AS MATERIALIZED (
        SELECT w.id, ",
     current!(),
@@ -128,8 +139,10 @@ const QUEUE: &str = concat!(
 );
 
 const IS_ANY_LEFT: &str = concat!(
-    "SELECT EXISTS (SELECT FROM kms_wrap.key_wrappers w,
-                    (SELECT * FROM kms_wrap.rewrap_campaigns WHERE id OPERATOR(pg_catalog.=) $1 OFFSET 0) c WHERE ",
+    "WITH c AS MATERIALIZED (",
+    campaign!(),
+    ")
+     SELECT EXISTS (SELECT FROM kms_wrap.key_wrappers w, c WHERE ",
     movable!(),
     " AND NOT ",
     current!(),
