@@ -291,8 +291,8 @@ BEGIN
 END
 $function$;
 
--- A rewrap sets none of these columns, so a campaign over millions of rows does not even compare them.
-CREATE TRIGGER kw_guard_update BEFORE UPDATE OF status, policy_id, wrapper_uuid, purpose ON kms_wrap.key_wrappers
+-- A rewrap changes none of these columns, so a campaign over millions of rows runs no trigger code.
+CREATE TRIGGER kw_guard_update BEFORE UPDATE ON kms_wrap.key_wrappers
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.policy_id IS DISTINCT FROM NEW.policy_id
                        OR OLD.wrapper_uuid IS DISTINCT FROM NEW.wrapper_uuid OR OLD.purpose IS DISTINCT FROM NEW.purpose)
     EXECUTE FUNCTION kms_wrap.kw_guard_wrapper();

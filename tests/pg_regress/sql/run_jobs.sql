@@ -23,7 +23,7 @@ CALL kms_wrap.kw_run_jobs();
 SELECT kms_wrap.kw_set_key_status(:a1, 'retired') \g /dev/null
 SELECT kms_wrap.kw_schedule_rewrap(from_key => :a1, target_kms1 => :a2, target_layers => jsonb_build_object('1', :m2)) AS c \gset
 SELECT status, total, already_current, done, failed, open, percent, eta, started_at, finished_at FROM kms_wrap.kw_rewrap_progress WHERE campaign_id = :c;
-CALL kms_wrap.kw_run_jobs(max_batches => 1);
+CALL kms_wrap.kw_run_jobs(max_batches => 1, batch_size => 200);
 SELECT status, done, failed, open, percent, rate_per_second > 0 AS has_rate, eta >= '0' AS has_eta, started_at IS NOT NULL AS started FROM kms_wrap.kw_rewrap_progress WHERE campaign_id = :c;
 SELECT status, attempts, count(*), bool_and((lease_owner IS NULL) = (status <> 'running')) AS leases FROM kms_wrap.rewrap_jobs GROUP BY 1, 2 ORDER BY 1;
 CALL kms_wrap.kw_run_jobs();
