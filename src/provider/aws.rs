@@ -8,7 +8,7 @@ use super::{
     Answer, Capabilities, Description, Provider, ProviderError, ProviderKey, ToOpen, ToWrap,
     aws_credentials::{Credentials, Keys},
     aws_request::{Call, send},
-    cloud::{Connection, Failure},
+    cloud::{Connection, Failure, for_each},
     oaep, spki,
 };
 use crate::core::{
@@ -18,7 +18,6 @@ use crate::core::{
     suite::Algorithm,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Map, Value, json};
 use std::rc::Rc;
 use zeroize::Zeroizing;
@@ -28,9 +27,6 @@ pub const KIND: &str = "aws";
 
 /// What AWS KMS can do.
 pub const CAPABILITIES: Capabilities = Capabilities { binds_context: true, shows_version: false, batches: false, interruptible: true };
-
-/// Requests under way at once. AWS limits requests a second, not connections; more would reach that limit sooner without being faster.
-const AT_ONCE: usize = 8;
 
 /// Longest blob that Decrypt takes.
 const MAX_BLOB: usize = 6144;
@@ -86,18 +82,7 @@ impl Aws {
         call: &dyn Fn(usize) -> Option<Call>,
     ) -> Result<Vec<Option<Map<String, Value>>>, Failure> {
         let http = self.kms.http()?;
-        let requests = stream::iter(0..count).map(|i| {
-            let (http, call) = (&http, call(i));
-            async move {
-                let Some(call) = call else { return Ok(None) };
-                match send(http, &self.region, keys, call, what).await {
-                    Ok(answer) => Ok(Some(answer)),
-                    Err(Failure::Rejected) => Ok(None),
-                    Err(failure) => Err(failure),
-                }
-            }
-        });
-        requests.buffered(AT_ONCE).try_collect().await
+        for_each(count, call, |call| send(&http, &self.region, keys, call, what)).await
     }
 
     /// One call that is about no item.

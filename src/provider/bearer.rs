@@ -6,12 +6,11 @@
 use super::{
     Answer, ProviderError,
     ahead::Ahead,
-    cloud::{Connection, Failure},
+    cloud::{Connection, Failure, for_each},
     http::{Http, Reply},
     root_key::Stamp,
     secret_json,
 };
-use futures_util::{StreamExt, TryStreamExt, stream};
 use reqwest::{Method, header};
 use serde_json::{Map, Value};
 use std::{
@@ -21,9 +20,6 @@ use std::{
 };
 use url::form_urlencoded;
 use zeroize::Zeroizing;
-
-/// Requests under way at once. Clouds limit requests a second, not connections; more would reach that limit sooner without being faster.
-const AT_ONCE: usize = 8;
 
 /// A token is replaced this long before it expires, so that none expires on its way. Metadata services keep theirs until shortly before.
 const EARLY: Duration = Duration::from_mins(2);
@@ -191,18 +187,7 @@ impl<S: Source> Api<S> {
         call: &dyn Fn(usize) -> Option<Call>,
     ) -> Result<Vec<Option<Map<String, Value>>>, Failure> {
         let http = self.kms.http()?;
-        let requests = stream::iter(0..count).map(|i| {
-            let (http, call) = (&http, call(i));
-            async move {
-                let Some(call) = call else { return Ok(None) };
-                match self.send(http, token, call, what).await {
-                    Ok(answer) => Ok(Some(answer)),
-                    Err(Failure::Rejected) => Ok(None),
-                    Err(failure) => Err(failure),
-                }
-            }
-        });
-        requests.buffered(AT_ONCE).try_collect().await
+        for_each(count, call, |call| self.send(&http, token, call, what)).await
     }
 
     /// One call that is about no item.

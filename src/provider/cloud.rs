@@ -7,7 +7,12 @@ use super::{
     http::{Http, Tls},
     root_key::Stamp,
 };
-use std::{cell::RefCell, rc::Rc};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::{Map, Value};
+use std::{cell::RefCell, future::Future, rc::Rc};
+
+/// Requests under way at once. Clouds limit requests a second, not connections; more would reach that limit sooner without being faster.
+const AT_ONCE: usize = 8;
 
 /// A client that reads its CA file when it is first used, and again when the file has changed.
 pub(super) struct Connection {
@@ -38,6 +43,30 @@ impl Connection {
         *made = Some((Rc::clone(&http), stamp));
         Ok(http)
     }
+}
+
+/// Sends one call an item, a few at once. `None` for an item without a call, and for one whose bytes the key rejects. Answers stand in the order of
+/// the items.
+pub(super) async fn for_each<C, F>(
+    count: usize,
+    call: &dyn Fn(usize) -> Option<C>,
+    send: impl Fn(C) -> F,
+) -> Result<Vec<Option<Map<String, Value>>>, Failure>
+where
+    F: Future<Output = Result<Map<String, Value>, Failure>>,
+{
+    let requests = stream::iter(0..count).map(|i| {
+        let sent = call(i).map(&send);
+        async move {
+            let Some(sent) = sent else { return Ok(None) };
+            match sent.await {
+                Ok(answer) => Ok(Some(answer)),
+                Err(Failure::Rejected) => Ok(None),
+                Err(failure) => Err(failure),
+            }
+        }
+    });
+    requests.buffered(AT_ONCE).try_collect().await
 }
 
 /// Why one request gave no result.
