@@ -56,10 +56,10 @@ where
     F: Future<Output = Result<Map<String, Value>, Failure>>,
 {
     let requests = stream::iter(0..count).map(|i| {
-        let sent = call(i).map(&send);
+        let request = call(i).map(&send);
         async move {
-            let Some(sent) = sent else { return Ok(None) };
-            match sent.await {
+            let Some(request) = request else { return Ok(None) };
+            match request.await {
                 Ok(answer) => Ok(Some(answer)),
                 Err(Failure::Rejected) => Ok(None),
                 Err(failure) => Err(failure),

@@ -71,7 +71,7 @@ macro_rules! version {
     };
 }
 
-/// One campaign, with what [`current`] wants to know of it.
+/// One campaign, with what current!() wants to know of it.
 macro_rules! campaign {
     () => {
         concat!(

@@ -90,3 +90,20 @@ $$;
 SELECT rewrapped('rotated', :a2);
 SELECT rewrapped('retired', :a1);
 SELECT rewrapped('invalid', :a1);
+
+-- A layer whose JSON was edited keeps its wrapper shut. Other slots still move; the layer does not, which would make its JSON anew.
+CREATE FUNCTION tried(call text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE call USING (SELECT w.wrapper FROM w WHERE name = 'redundant');
+    RETURN 'done';
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLSTATE || ': ' || SQLERRM;
+END
+$$;
+UPDATE kms_wrap.key_wrapper_layers l SET aad = l.aad || '{"epoch": 2}' FROM kms_wrap.key_wrappers kw, w
+WHERE kw.id = l.key_wrapper_id AND kw.wrapper_uuid = w.wrapper::text AND w.name = 'redundant' AND l.layer_no = 1;
+SELECT tried('SELECT kms_wrap.kw_rewrap($1, ' || :a2 || ')') AS kms1, tried('SELECT kms_wrap.kw_rewrap($1, target_layers => ''{"1": ' || :m2 || '}'')') AS layer1,
+    tried('SELECT kms_wrap.kw_unwrap($1, ''{"tenant": "7"}'')') AS unwrap;
+SELECT kms_wrap.kw_schedule_rewrap(policy => 'redundant', target_layers => jsonb_build_object('1', :m2)) > 0 AS scheduled;
+CALL kms_wrap.kw_run_jobs();
+SELECT status, attempts, last_error FROM kms_wrap.rewrap_jobs;
