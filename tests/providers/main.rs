@@ -11,7 +11,11 @@
 #[cfg(feature = "aws")]
 mod aws;
 #[cfg(feature = "aws")]
+mod aws_credentials;
+#[cfg(feature = "aws")]
 mod aws_double;
+#[cfg(feature = "aws")]
+mod aws_moto;
 #[cfg(feature = "azure")]
 mod azure;
 #[cfg(feature = "azure")]
