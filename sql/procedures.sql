@@ -17,17 +17,17 @@ BEGIN
                     WHEN c.window_start < c.window_end THEN moment::time >= c.window_start AND moment::time < c.window_end
                     ELSE moment::time >= c.window_start OR moment::time < c.window_end
                 END
-            -- One that leads to a suspended provider waits for the suspension's end.
-            AND NOT EXISTS (
-                SELECT FROM kms_wrap.kms_keys k JOIN kms_wrap.kms_providers p ON p.id = k.provider_id
-                WHERE p.suspended_until > moment AND (k.id IN (c.target_kms1_key_id, c.target_kms2_key_id)
-                    OR k.id::text IN (SELECT t.value FROM jsonb_each_text(c.target_layers) t)))
             -- A limited campaign has its last claim's time to wait before it can be ended.
             AND (c.rate_per_second IS NOT NULL AND NOT EXISTS (
                 SELECT FROM kms_wrap.rewrap_jobs j WHERE j.campaign_id = c.id AND j.status IN ('pending', 'running'))
             OR EXISTS (
                 SELECT FROM kms_wrap.rewrap_jobs j
-                WHERE j.campaign_id = c.id AND j.status = 'pending' AND j.next_attempt_at <= moment + interval '5 s'))
+                WHERE j.campaign_id = c.id AND j.status = 'pending' AND j.next_attempt_at <= moment + interval '5 s')
+            -- Jobs that lead to a suspended provider wait for the suspension's end.
+            AND NOT EXISTS (
+                SELECT FROM kms_wrap.kms_keys k JOIN kms_wrap.kms_providers p ON p.id = k.provider_id
+                WHERE p.suspended_until > moment AND (k.id IN (c.target_kms1_key_id, c.target_kms2_key_id)
+                    OR k.id::text IN (SELECT t.value FROM jsonb_each_text(c.target_layers) t))))
     );
 END
 $function$;

@@ -156,13 +156,13 @@ BEGIN
 END
 $function$;
 
--- Called when a transaction ends. One with a single snapshot for all its statements cannot count after another transaction has: that one's count
--- has to do, for the transaction must not fail by it.
+-- Called when a transaction ends. One with a single snapshot for all its statements cannot count after another transaction has, and one with a
+-- lock_timeout not beside one that stays open: the other's count has to do, for the transaction must not fail by it.
 CREATE FUNCTION kms_wrap.kw_column_count_unknown(counted uuid, envelopes bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     UPDATE kms_wrap.protected_columns SET unknown_envelopes = unknown_envelopes + envelopes WHERE column_uuid = counted;
-EXCEPTION WHEN serialization_failure THEN
+EXCEPTION WHEN serialization_failure OR lock_not_available THEN
     NULL;
 END
 $function$;

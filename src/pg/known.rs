@@ -1,7 +1,10 @@
 //! Keys as the catalog has them, kept until rights or keys change: reading them takes as long as most of what is done with them.
 
 use super::{
-    catalog::key::{self, Key, PolicyKey},
+    catalog::{
+        Held,
+        key::{self, Key, PolicyKey},
+    },
     deks::settled,
     owner,
     report::Failure,
@@ -100,7 +103,7 @@ pub(crate) fn lock_active(keys: &[&Key]) -> Result<Lock, Failure> {
     let mut ids: Vec<i64> = keys.iter().map(|key| key.id).collect();
     ids.sort_unstable();
     ids.dedup();
-    let active = key::lock_active(&ids)?;
+    let active = key::lock_active(&ids, Held::Wait)?;
     if !ids.iter().all(|id| active.contains_key(id)) {
         return Ok(Lock::OutOfUse);
     }

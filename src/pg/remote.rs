@@ -105,11 +105,16 @@ pub(crate) fn wait<T>(calls: impl Future<Output = T>) -> Result<T, Failure> {
     result
 }
 
+/// Whether a trigger is running, whose time is one for all calls.
+pub(crate) fn is_in_trigger() -> bool {
+    TRIGGER.get().is_some()
+}
+
 /// How long a call for so many shares may take.
 fn whole(shares: usize) -> Duration {
     let times = u32::try_from(shares.div_ceil(SHARES).max(1)).unwrap_or(u32::MAX);
     let whole = gucs::kms_timeout().saturating_mul(times);
-    if TRIGGER.get().is_some() { whole.min(gucs::trigger_timeout()) } else { whole }
+    if is_in_trigger() { whole.min(gucs::trigger_timeout()) } else { whole }
 }
 
 impl Remote {
@@ -156,6 +161,11 @@ impl Remote {
             sleep(pause).await;
             attempt += 1;
         }
+    }
+
+    /// The provider itself, for what needs no call.
+    pub(crate) fn provider(&self) -> &dyn Provider {
+        &*self.provider
     }
 
     /// Whether its calls let others run while they wait.

@@ -2,9 +2,10 @@
 
 use super::{
     catalog::{
+        Held,
         key::{self, Key},
         policy::{self, Policy},
-        rewritten::{self, Held, Rewritten},
+        rewritten::{self, Rewritten},
         wrapper::{self, WrapperRow},
     },
     kms,
@@ -356,7 +357,7 @@ pub(crate) fn write(mut rewritten: Vec<Rewritten>, held: Held) -> Result<HashSet
     let mut targets: Vec<i64> = rewritten.iter().flat_map(|r| r.moved_to.iter().map(|(key, _)| *key)).collect();
     targets.sort_unstable();
     targets.dedup();
-    let active = key::lock_active(&targets)?;
+    let active = key::lock_active(&targets, held)?;
     rewritten.retain(|r| r.moved_to.iter().all(|(key, version)| active.get(key) == Some(version)));
     rewritten::update(rewritten, held)
 }

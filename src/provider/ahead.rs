@@ -11,6 +11,9 @@ use tokio::time::timeout;
 /// A call's deadline is so many times what it may spend on this.
 const PARTS: u32 = 4;
 
+/// A login over a new connection takes so long even where all is well.
+const LEAST: Duration = Duration::from_millis(500);
+
 /// How long nobody is asked after one did not answer, so that not every call waits for him.
 const PAUSE: Duration = Duration::from_secs(30);
 
@@ -23,7 +26,7 @@ pub(super) struct Ahead {
 impl Ahead {
     /// For calls with this deadline.
     pub(super) fn new(deadline: Duration) -> Self {
-        Self { part: deadline.checked_div(PARTS).unwrap_or_default(), not_before: Cell::new(None) }
+        Self { part: deadline.checked_div(PARTS).unwrap_or_default().max(LEAST.min(deadline)), not_before: Cell::new(None) }
     }
 
     /// The new credential; `None` while there is none to be had. A refusal is an error, as when there is nothing at hand.

@@ -192,6 +192,10 @@ impl Provider for Aws {
         CAPABILITIES
     }
 
+    fn wraps_here(&self, algorithm: Algorithm) -> bool {
+        matches!(algorithm, Algorithm::RsaOaepSha256 | Algorithm::RsaOaepSha1)
+    }
+
     fn wrap<'a>(&'a self, key: ProviderKey<'a>, items: &'a [ToWrap<'a>]) -> Answer<'a, Vec<Vec<u8>>> {
         Box::pin(async move {
             match key.algorithm {

@@ -190,6 +190,10 @@ impl Provider for Azure {
         CAPABILITIES
     }
 
+    fn wraps_here(&self, algorithm: Algorithm) -> bool {
+        matches!(algorithm, Algorithm::RsaOaepSha256)
+    }
+
     fn wrap<'a>(&'a self, key: ProviderKey<'a>, items: &'a [ToWrap<'a>]) -> Answer<'a, Vec<Vec<u8>>> {
         Box::pin(self.wrap_all(key, items))
     }

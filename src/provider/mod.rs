@@ -120,6 +120,11 @@ pub trait Provider {
     /// What its kind can do.
     fn capabilities(&self) -> Capabilities;
 
+    /// Whether keys of this algorithm wrap here, under their registered public keys: that the KMS answers is not shown by it.
+    fn wraps_here(&self, _algorithm: Algorithm) -> bool {
+        false
+    }
+
     /// Wraps shares, each bound to its AAD, under the key's pinned version. Answers stand in the order of the items.
     fn wrap<'a>(&'a self, key: ProviderKey<'a>, items: &'a [ToWrap<'a>]) -> Answer<'a, Vec<Vec<u8>>>;
 

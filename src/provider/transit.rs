@@ -93,6 +93,10 @@ impl Provider for Transit {
         CAPABILITIES
     }
 
+    fn wraps_here(&self, algorithm: Algorithm) -> bool {
+        matches!(algorithm, Algorithm::RsaOaepSha256)
+    }
+
     fn wrap<'a>(&'a self, key: ProviderKey<'a>, items: &'a [ToWrap<'a>]) -> Answer<'a, Vec<Vec<u8>>> {
         Box::pin(async move {
             let path = self.path("encrypt", key.name)?;

@@ -249,7 +249,8 @@ const IDLE: &str = "SELECT c.id FROM kms_wrap.rewrap_campaigns c
 
 // Another session may have queued jobs after IDLE's snapshot; it needed the lock on the campaign that is held now, so they are visible here.
 const FINISH: &str = "UPDATE kms_wrap.rewrap_campaigns
-     SET status = 'done', finished_at = pg_catalog.now(), started_at = COALESCE(started_at, pg_catalog.now())
+     SET status = 'done', finished_at = pg_catalog.now(), started_at = COALESCE(started_at, pg_catalog.now()),
+         last_error = COALESCE(last_error, $2)
      WHERE id OPERATOR(pg_catalog.=) $1
        AND NOT EXISTS (SELECT FROM kms_wrap.rewrap_jobs j
                        WHERE j.campaign_id OPERATOR(pg_catalog.=) $1 AND j.status OPERATOR(pg_catalog.=) ANY ('{pending,running}'))";
@@ -282,7 +283,9 @@ pub(crate) fn queue_again() -> Result<i64, Failure> {
         } else if counts.blocked > 0 {
             spi::execute(LOOK_AGAIN, &[campaign.into()])?;
         } else {
-            spi::execute(FINISH, &[campaign.into()])?;
+            // Such as those that it moved before a key was set to another version.
+            let rest = is_any_left.then_some("some of its wrappers do not have their targets, or not in the version that is set now");
+            spi::execute(FINISH, &[campaign.into(), rest.into()])?;
         }
     }
     Ok(queued)

@@ -1,5 +1,6 @@
 //! KMS keys with their provider and, for the local provider, their sealed bytes.
 
+use super::Held;
 use crate::{
     core::{slot::KeyRef, suite::Algorithm},
     pg::{
@@ -181,14 +182,25 @@ pub(crate) fn by_policy(policy_id: i64) -> Result<Vec<PolicyKey>, Failure> {
     Ok(keys.into_iter().flatten().collect())
 }
 
-const LOCK_ACTIVE: &str = "SELECT id, COALESCE(key_version, '')::pg_catalog.text FROM kms_wrap.kms_keys
-     WHERE id OPERATOR(pg_catalog.=) ANY ($1) AND status OPERATOR(pg_catalog.=) 'active' ORDER BY id FOR KEY SHARE";
+macro_rules! lock_active {
+    ($held:literal) => {
+        concat!(
+            "SELECT id, COALESCE(key_version, '')::pg_catalog.text FROM kms_wrap.kms_keys
+     WHERE id OPERATOR(pg_catalog.=) ANY ($1) AND status OPERATOR(pg_catalog.=) 'active' ORDER BY id FOR KEY SHARE",
+            $held
+        )
+    };
+}
+
+const LOCK_ACTIVE: &str = lock_active!("");
+const LOCK_ACTIVE_FREE: &str = lock_active!(" SKIP LOCKED");
 
 /// Which of these keys are still active, with their versions, held so until the transaction ends as far as another version, destroying and
 /// deleting them goes. Called after the providers have answered, right before wrappers under the keys are written; disabling a key is not held
 /// up by it.
-pub(crate) fn lock_active(ids: &[i64]) -> Result<HashMap<i64, String>, Failure> {
-    Ok(spi::write(LOCK_ACTIVE, &[ids.to_vec().into()], |row| Ok((row.next()?, row.next()?)))?.into_iter().collect())
+pub(crate) fn lock_active(ids: &[i64], held: Held) -> Result<HashMap<i64, String>, Failure> {
+    let sql = if held == Held::Wait { LOCK_ACTIVE } else { LOCK_ACTIVE_FREE };
+    Ok(spi::write(sql, &[ids.to_vec().into()], |row| Ok((row.next()?, row.next()?)))?.into_iter().collect())
 }
 
 const IN_USE: &str = concat!(

@@ -13,3 +13,12 @@ pub(crate) mod rewritten;
 pub(crate) mod setup;
 pub(crate) mod watch;
 pub(crate) mod wrapper;
+
+/// What becomes of a row that another session holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// It is waited for.
+    Wait,
+    /// It stays as it is: a job waits for nobody.
+    Skip,
+}

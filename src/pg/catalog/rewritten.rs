@@ -1,6 +1,9 @@
 //! Wrappers that a rewrap has changed: locked, and written back with compare-and-swap.
 
-use super::wrapper::{NewLayer, algorithm_id, wrap_version};
+use super::{
+    Held,
+    wrapper::{NewLayer, algorithm_id, wrap_version},
+};
 use crate::pg::{report::Failure, spi};
 use std::collections::{HashMap, HashSet};
 
@@ -45,15 +48,6 @@ const UPDATE_FREE: &str = update!(
     ", LATERAL (SELECT f.ctid AS place FROM kms_wrap.key_wrappers f WHERE f.id OPERATOR(pg_catalog.=) n.id FOR UPDATE SKIP LOCKED) f
      WHERE w.ctid OPERATOR(pg_catalog.=) f.place"
 );
-
-/// What becomes of a row that another session holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Held {
-    /// It is waited for.
-    Wait,
-    /// It stays as it is: a job waits for nobody.
-    Skip,
-}
 
 const UPDATE_LAYERS: &str = "UPDATE kms_wrap.key_wrapper_layers l
      SET kms_key_id = n.key, kem_algo_id = n.algorithm, kem_ciphertext = n.ct, encap_pubkey = NULL,
