@@ -167,7 +167,7 @@ fn an_rsa_share_is_wrapped_under_the_pinned_key_only() {
             let key = ProviderKey { algorithm: Algorithm::RsaOaepSha256, public_key: bad, ..aes("r1", "1") };
             assert_eq!(failure(provider.wrap(key, &to_wrap(&items)).await, &[]), "malformed");
         }
-        // What says so takes nobody's answer for granted: without a server wrapping goes on, and nothing else does.
+        // Wrapping asks nobody: it goes on without a server, and nothing else does.
         drop(bao);
         let key = ProviderKey { algorithm: Algorithm::RsaOaepSha256, public_key: Some(&pinned), ..aes("r1", "1") };
         assert!(provider.wraps_here(key.algorithm) && !provider.wraps_here(Algorithm::Aes256Gcm));
