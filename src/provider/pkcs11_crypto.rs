@@ -178,9 +178,6 @@ fn judge(
         // A retired key that only decrypts cannot be probed so; that the token still knows it has to do. How it would refuse to encrypt, tokens
         // do not agree on, so it is asked what the key may do.
         if session.get_attributes(wrapping, &[AttributeType::Encrypt])?.contains(&Attribute::Encrypt(false)) {
-            if fault.is_shortage() {
-                return Err(fault);
-            }
             continue;
         }
         match probe() {

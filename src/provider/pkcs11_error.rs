@@ -77,12 +77,6 @@ impl Fault {
         }
     }
 
-    /// Whether the token, or the host, was short of something: what another try may find otherwise, whatever the bytes are.
-    #[must_use]
-    pub const fn is_shortage(&self) -> bool {
-        matches!(self, Self::Token(Error::Pkcs11(RvError::HostMemory | RvError::DeviceMemory | RvError::FunctionCanceled, _)))
-    }
-
     /// The error for the caller. `place` says where, as the start of a sentence; `key` is the key that was asked for.
     #[must_use]
     pub fn explain(self, place: &str, key: Option<&str>) -> ProviderError {

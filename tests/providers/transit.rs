@@ -147,7 +147,7 @@ fn the_public_key_is_the_keys_own() {
 #[test]
 fn an_rsa_share_is_wrapped_under_the_pinned_key_only() {
     run(|| async {
-        let bao = Bao::start();
+        let mut bao = Bao::start();
         bao.key("r1", "rsa-2048");
         let provider = provider(&bao);
         let pinned = provider.describe("r1", None, Algorithm::RsaOaepSha256).await.unwrap().public_key.unwrap();
@@ -168,7 +168,7 @@ fn an_rsa_share_is_wrapped_under_the_pinned_key_only() {
             assert_eq!(failure(provider.wrap(key, &to_wrap(&items)).await, &[]), "malformed");
         }
         // Wrapping asks nobody: it goes on without a server, and nothing else does.
-        drop(bao);
+        bao.kill();
         let key = ProviderKey { algorithm: Algorithm::RsaOaepSha256, public_key: Some(&pinned), ..aes("r1", "1") };
         assert!(provider.wraps_here(key.algorithm) && !provider.wraps_here(Algorithm::Aes256Gcm));
         let blobs = provider.wrap(key, &to_wrap(&items)).await.unwrap();
