@@ -42,9 +42,33 @@ fn walk(dir: &Path, look: &mut impl FnMut(&Path, &[u8])) {
             walk(&entry.path(), look);
         } else if kind.is_file() {
             // Files come and go.
-            look(&entry.path(), &fs::read(entry.path()).unwrap_or_default());
+            let bytes = fs::read(entry.path()).unwrap_or_default();
+            let is_wal = place_of(&entry.path()) == "pg_wal";
+            look(&entry.path(), &if is_wal { records_of(&bytes) } else { bytes });
         }
     }
+}
+
+/// A WAL segment without the headers of its pages, which may stand in the middle of a word: 40 bytes of the first page (`XLP_LONG_HEADER` is set in
+/// `xlp_info`), 24 of the others.
+fn records_of(segment: &[u8]) -> Vec<u8> {
+    const PAGE: usize = 8192;
+    const LONG_HEADER: u8 = 0x02;
+    let header = |page: &[u8]| if page.get(2).is_some_and(|info| info & LONG_HEADER != 0) { 40 } else { 24 };
+    segment.chunks(PAGE).map(|page| page.get(header(page)..).unwrap_or_default()).collect::<Vec<_>>().concat()
+}
+
+#[test]
+fn a_word_is_found_across_pages_of_wal() {
+    let word = canary("split");
+    let (start, end) = word.split_at(word.len() / 2);
+    let mut segment = vec![0; 2 * 8192];
+    segment[2] = 0x02;
+    segment[8192 - start.len()..8192].copy_from_slice(start.as_bytes());
+    segment[8192 + 24..][..end.len()].copy_from_slice(end.as_bytes());
+    let mut found = Found::new();
+    canaries(&records_of(&segment), "pg_wal", &mut found);
+    expect(&found, &[("split", &["pg_wal"])]);
 }
 
 fn place_of(path: &Path) -> &'static str {
