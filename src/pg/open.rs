@@ -165,12 +165,16 @@ pub(crate) fn open(row: &WrapperRow, wrapper: &Wrapper, keys: &HashMap<i64, Key>
         }
         Ok::<_, Failure>(())
     };
-    // At once, since each may take a round trip; in a redundant wrapper the second path only when the first one needs it. In a trigger at once too:
-    // a first path that hangs would leave the second one no time.
-    let both = every_path || wrapper.mode() == Mode::Split || remote::is_in_trigger();
-    ask(&mut outcomes, &|slot| both || slot != SlotNo::KMS2)?;
-    if !both && outcomes.first().is_none_or(|first| matches!(first, Outcome::Missing)) {
-        ask(&mut outcomes, &|slot| slot == SlotNo::KMS2)?;
+    // At once, since each may take a round trip; in a redundant wrapper the second path only when the first one needs it.
+    let both = every_path || wrapper.mode() == Mode::Split;
+    if both {
+        ask(&mut outcomes, &|_| true)?;
+    } else {
+        // In a trigger a first path that hangs must not leave the second one without time.
+        remote::leaving_half(|| ask(&mut outcomes, &|slot| slot != SlotNo::KMS2))?;
+        if outcomes.first().is_none_or(|first| matches!(first, Outcome::Missing)) {
+            ask(&mut outcomes, &|slot| slot == SlotNo::KMS2)?;
+        }
     }
     let opened = wrapper.open(&outcomes);
     if matches!(opened, Err(Unopened::DoesNotOpen)) {

@@ -77,6 +77,38 @@ fn a_trigger_waits_once_however_often_it_asks() {
     assert_eq!(insert(4).0, "");
 }
 
+/// A server with a table that is protected under policy `redundant`, and its way to OpenBao, which is the first path.
+fn with_redundant_column() -> (Site, Slow) {
+    let site = Site::start(&[("kms_wrap.trigger_timeout", "1s")]);
+    let slow = Slow::to(site.bao.port);
+    let config = site.bao_config().replace(&site.bao.port.to_string(), &slow.port.to_string());
+    site.value(&format!("SELECT kms_wrap.kw_set_provider_config('bao', '{config}')"));
+    site.value(
+        "CREATE TABLE people (id integer PRIMARY KEY, name text);
+         SELECT FROM kms_wrap.kw_protect_column('people', 'name', 'redundant');
+         INSERT INTO people VALUES (1, 'x')",
+    );
+    (site, slow)
+}
+
+#[test]
+fn a_trigger_has_time_for_the_other_path() {
+    let (site, slow) = with_redundant_column();
+    slow.set(5000);
+    let start = Instant::now();
+    assert_eq!(site.sqlstate("INSERT INTO people VALUES (2, 'x')"), "");
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(450) && took < Duration::from_millis(1400), "{took:?}");
+}
+
+#[test]
+fn a_trigger_asks_no_other_path_that_it_does_not_need() {
+    let (site, _slow) = with_redundant_column();
+    // A key of the other path that may not be asked any more.
+    site.value("SELECT kms_wrap.kw_set_key_status(kms2_key_id, 'compromised') FROM kms_wrap.key_wrappers WHERE purpose = 'values'");
+    assert_eq!(site.sqlstate("INSERT INTO people VALUES (2, 'x')"), "");
+}
+
 #[test]
 fn a_session_that_ends_while_it_tries_does_not_hold_up_the_others() {
     let site = Site::start(&[("kms_wrap.kms_timeout", "3s")]);
