@@ -141,3 +141,13 @@ SELECT id, key_wrapper_id, layer_no, kms_key_id, kem_algo_id, kem_ciphertext, en
 SELECT * FROM opens();
 SELECT * FROM versions();
 ROLLBACK;
+-- A version that is set while a campaign is at work: what it has moved before is left under the older one, and its end says so.
+UPDATE kms_wrap.kms_keys SET key_version = '8' WHERE id = :a1;
+SELECT kms_wrap.kw_schedule_rewrap(from_key => :a1, target_kms1 => :a1) AS c \gset
+CALL kms_wrap.kw_run_jobs(max_batches => 1, batch_size => 1);
+UPDATE kms_wrap.kms_keys SET key_version = '9' WHERE id = :a1;
+CALL kms_wrap.kw_run_jobs();
+SELECT status, done = total AS all_done, failed, last_error FROM kms_wrap.kw_rewrap_progress WHERE campaign_id = :c;
+SELECT kms_wrap.kw_schedule_rewrap(from_key => :a1, target_kms1 => :a1) AS c \gset
+CALL kms_wrap.kw_run_jobs();
+SELECT status, total, done, failed, last_error FROM kms_wrap.kw_rewrap_progress WHERE campaign_id = :c;
