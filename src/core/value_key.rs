@@ -12,16 +12,19 @@ use super::{
     value::CIPHER_XAES,
 };
 use aes_gcm::{
-    AeadInOut, Aes256Gcm,
-    aead::{KeyInit, inout::InOutBuf},
-    aes::{Aes256, cipher::BlockCipherEncrypt},
+    AeadInOut, AesGcm,
+    aead::{KeyInit, consts::U12, inout::InOutBuf},
+    aes::{Aes256Enc, cipher::BlockCipherEncrypt},
 };
+
+/// AES-256-GCM without the round keys of AES decryption, which GCM and CMAC never use: a session may hold tens of thousands of keys.
+type Aes256Gcm = AesGcm<Aes256Enc, U12>;
 
 const LABEL: &[u8] = b"kms_wrap/v1/value-key\0";
 
 /// What encrypts all values under one DEK. On the heap like every [`Secret`], since whoever keeps keys moves them about.
 pub struct ValueKey {
-    aes: Box<Aes256>,
+    aes: Box<Aes256Enc>,
     /// The CMAC subkey K1.
     k1: Secret<16>,
 }
@@ -43,7 +46,7 @@ impl ValueKey {
     /// An XAES-256-GCM key as it is.
     #[must_use]
     pub fn new(key: &[u8; 32]) -> Self {
-        let aes = Box::new(Aes256::new(key.into()));
+        let aes = Box::new(Aes256Enc::new(key.into()));
         let mut k1 = Secret::<16>::zero();
         aes.encrypt_block(k1.expose_mut().into());
         let [first, ..] = *k1.expose();

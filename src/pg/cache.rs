@@ -62,10 +62,12 @@ pub(crate) struct NewEntry {
 /// A DEK's keys for values.
 struct ValueCipher {
     key: ValueKey,
-    message_keys: Vec<([u8; 12], MessageKey)>,
-    last: usize,
+    /// The message key that was used last, by its prefix.
+    last: Option<([u8; 12], MessageKey)>,
+    others: Vec<([u8; 12], MessageKey)>,
     oldest: usize,
-    run: Option<OwnRun>,
+    /// Apart, so that what decrypting needs lies close together.
+    run: Option<Box<OwnRun>>,
 }
 
 /// A run of nonces, with what it may not outlive.
@@ -80,14 +82,10 @@ impl Entry {
     /// The key of messages whose nonces start so.
     pub(crate) fn message_key(&mut self, prefix: &[u8; 12]) -> Result<&MessageKey, Failure> {
         let cipher = self.cipher()?;
-        let is_last = cipher.message_keys.get(cipher.last).is_some_and(|(p, _)| p == prefix);
-        if !is_last {
-            cipher.last = match cipher.message_keys.iter().position(|(p, _)| p == prefix) {
-                Some(i) => i,
-                None => cipher.add(*prefix),
-            };
+        if cipher.last.as_ref().is_none_or(|(last, _)| last != prefix) {
+            cipher.turn_to(prefix);
         }
-        cipher.message_keys.get(cipher.last).map(|(_, key)| key).ok_or_else(|| Failure::internal("message key"))
+        cipher.last.as_ref().map(|(_, key)| key).ok_or_else(|| Failure::internal("message key"))
     }
 
     /// A nonce that was never used with this DEK, and the key of it: prefix, second half, key.
@@ -102,7 +100,7 @@ impl Entry {
             let mut run = Run::start(&mut SystemEntropy)?;
             let nonce = run.next_nonce().ok_or_else(|| Failure::internal("run"))?;
             let key = cipher.key.message_key(run.prefix());
-            cipher.run = Some(OwnRun { run, key, transaction, process });
+            cipher.run = Some(Box::new(OwnRun { run, key, transaction, process }));
             nonce
         };
         cipher.run.as_ref().map(|r| (*r.run.prefix(), nonce, &r.key)).ok_or_else(|| Failure::internal("run"))
@@ -125,7 +123,7 @@ impl Entry {
                 ));
             }
             let key = ValueKey::derive(&self.dek, &self.wrapper)?;
-            self.cipher = Some(ValueCipher { key, message_keys: Vec::new(), last: 0, oldest: 0, run: None });
+            self.cipher = Some(ValueCipher { key, last: None, others: Vec::new(), oldest: 0, run: None });
         }
         self.cipher.as_mut().ok_or_else(|| Failure::internal("cipher"))
     }
@@ -143,18 +141,21 @@ impl Entry {
 }
 
 impl ValueCipher {
-    fn add(&mut self, prefix: [u8; 12]) -> usize {
-        let key = self.key.message_key(&prefix);
-        if self.message_keys.len() < MESSAGE_KEYS {
-            self.message_keys.push((prefix, key));
-            return self.message_keys.len() - 1;
+    /// Makes the message key of a prefix the last one.
+    fn turn_to(&mut self, prefix: &[u8; 12]) {
+        if let Some(known) = self.others.iter_mut().find(|(p, _)| p == prefix) {
+            if let Some(last) = &mut self.last {
+                std::mem::swap(last, known);
+            }
+            return;
         }
-        let place = self.oldest;
-        self.oldest = (place + 1) % MESSAGE_KEYS;
-        if let Some(slot) = self.message_keys.get_mut(place) {
-            *slot = (prefix, key);
+        let Some(before) = self.last.replace((*prefix, self.key.message_key(prefix))) else { return };
+        if self.others.len() < MESSAGE_KEYS - 1 {
+            self.others.push(before);
+        } else if let Some(oldest) = self.others.get_mut(self.oldest) {
+            *oldest = before;
+            self.oldest = (self.oldest + 1) % (MESSAGE_KEYS - 1);
         }
-        place
     }
 }
 

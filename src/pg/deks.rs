@@ -21,6 +21,8 @@ use std::{cell::RefCell, collections::HashMap, rc::Rc};
 struct Held {
     epoch: u64,
     policies: HashMap<String, Rc<Policy>>,
+    /// Of opened DEKs, by id: tens of thousands may have one policy.
+    shared: HashMap<i64, Rc<Policy>>,
     /// Policy and scope to the wrapper that encrypts its new values.
     current: HashMap<(i64, [u8; 32]), [u8; 16]>,
     /// The one that was asked for last: most rows are of one scope.
@@ -143,13 +145,23 @@ pub(crate) fn with_dek<T>(
     Err(Failure::policy_changed())
 }
 
-fn read(wrapper: &[u8; 16]) -> Result<(WrapperRow, HashMap<i64, key::Key>, Rc<Policy>), Failure> {
+fn read(wrapper: &[u8; 16]) -> Result<(WrapperRow, HashMap<i64, key::Key>, Policy), Failure> {
     owner::reading_now(|| {
         let row = wrapper::by_uuid(Uuid::from_bytes(*wrapper))?;
         open::check_status(&row)?;
         let keys = key::by_ids(&row.key_ids().collect::<Vec<_>>())?;
         let policy = policy::by_id(row.policy_id)?;
-        Ok((row, keys, Rc::new(policy)))
+        Ok((row, keys, policy))
+    })
+}
+
+/// One copy of a policy for all that was read at its epoch.
+fn shared(policy: Policy, epoch: u64) -> Rc<Policy> {
+    with_held(|held| {
+        if held.epoch != epoch {
+            return Rc::new(policy);
+        }
+        Rc::clone(held.shared.entry(policy.id).or_insert_with(|| Rc::new(policy)))
     })
 }
 
@@ -162,7 +174,7 @@ fn fill(wrapper: &[u8; 16]) -> Result<(), Failure> {
     })?;
     cache::insert(NewEntry {
         wrapper: *wrapper,
-        policy,
+        policy: shared(policy, epoch),
         is_callers: row.purpose == "caller",
         ctx_sha256,
         is_active: row.status == WrapperStatus::Active,
@@ -182,7 +194,7 @@ fn confirm(wrapper: &[u8; 16]) -> Result<(), Failure> {
     });
     match checked {
         Ok(((policy, is_active), epoch)) => {
-            cache::confirm(wrapper, epoch, policy, is_active);
+            cache::confirm(wrapper, epoch, shared(policy, epoch), is_active);
             Ok(())
         }
         Err(failure) => {
