@@ -40,7 +40,7 @@ uninstall:
 	@bash -euo pipefail -c '. tests/lib/setup.sh; setup; uninstall_extension; echo "removed from $$("$$PG_CONFIG" --version)"'
 
 bench:
-	@tests/lib/with_cluster fsync=on max_connections=150 shared_buffers=1GB max_wal_size=8GB kms_wrap.worker_databases=postgres tests/bench/run
+	@tests/lib/with_cluster fsync=on max_connections=150 shared_buffers=1GB max_wal_size=8GB kms_wrap.worker_databases=postgres,bench_kms tests/bench/run
 
 env:
 	@bash -euo pipefail -c '. tests/lib/setup.sh; setup; printf "export %s=%q\n" PGRX_HOME "$$PGRX_HOME" PG_CONFIG "$$PG_CONFIG" PATH "$$PATH"'

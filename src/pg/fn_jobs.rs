@@ -9,7 +9,7 @@ use super::{
     grants::{self, Privilege},
     jobs,
     json_arg::JsonArg,
-    owner,
+    owner, remote,
     report::{Failure, required},
     revocation,
     rewrap::Targets,
@@ -202,6 +202,6 @@ fn kw_jobs_claim(batch_size: Option<i32>) -> Result<i32, ErrorReport> {
 #[pg_extern(parallel_unsafe, cost = 1000)]
 #[search_path(pg_catalog, pg_temp)]
 fn kw_jobs_work() -> Result<i32, ErrorReport> {
-    let recorded = jobs::load(job::leased()?)?.run().store()?;
+    let recorded = remote::wait(jobs::load(job::leased()?)?.run())?.store()?;
     Ok(i32::try_from(recorded).unwrap_or(i32::MAX))
 }

@@ -50,9 +50,14 @@ pub(crate) fn load(jobs: Vec<Job>) -> Result<Work, Failure> {
 }
 
 impl Work {
+    /// Whether nobody has to be waited for.
+    pub(crate) fn is_local(&self) -> bool {
+        self.batch.is_local()
+    }
+
     /// Moves the shares. No database access.
-    pub(crate) fn run(self) -> Moved {
-        let results = self.batch.run(&self.generations);
+    pub(crate) async fn run(self) -> Moved {
+        let results = self.batch.run(&self.generations).await;
         Moved { jobs: self.jobs, results, verdicts: self.verdicts }
     }
 }

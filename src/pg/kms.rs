@@ -15,7 +15,7 @@ use crate::{
         root_key::KeyDirectory,
     },
 };
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use std::{cell::RefCell, collections::HashMap, path::PathBuf};
 use tokio::task::yield_now;
 
@@ -65,35 +65,52 @@ pub(crate) type Part<'a, I> = (&'a Key, Vec<I>);
 pub(crate) type Answered<T> = Result<Vec<T>, ProviderError>;
 
 /// Wraps shares under a KMS key.
-pub(crate) fn wrap(key: &Key, items: &[ToWrap<'_>]) -> Result<Vec<Vec<u8>>, Failure> {
-    let answer = wrap_all(&[(key, items.to_vec())])?.pop().ok_or_else(|| Failure::internal("KMS answer"))?;
-    answer.map_err(|e| Failure::provider(&key.provider, &e))
+pub(crate) async fn wrap(key: &Key, items: &[ToWrap<'_>]) -> Result<Vec<Vec<u8>>, Failure> {
+    only(key, each(&[(key, items.to_vec())], wrap_local, wrap_remote).await?)
 }
 
-/// Wraps shares under several KMS keys at once. Answers stand in the order of the parts.
+/// Wraps shares under several KMS keys at once, and waits for it. Answers stand in the order of the parts.
 pub(crate) fn wrap_all(parts: &[Part<'_, ToWrap<'_>>]) -> Result<Vec<Answered<Vec<u8>>>, Failure> {
-    each(
-        parts,
-        |key, items| with_local(|local| local.wrap(sealed(key)?, items, &mut SystemEntropy)),
-        async |remote, key, items| {
-            if remote.provider().wraps_here(key.algorithm) {
-                // Nobody is asked: neither an outage nor its end shows by it.
-                return remote.provider().wrap(key.at_provider(), items).await;
-            }
-            remote.call(items.len(), |provider| provider.wrap(key.at_provider(), items)).await
-        },
-    )
+    wait(parts, each(parts, wrap_local, wrap_remote))
 }
 
 /// Opens shares under a key: `(blob, slot_aad)` each. `None` for an item that the key rejects.
-pub(crate) fn open_shares(key: &Key, items: &[ToOpen<'_>]) -> Result<Vec<Option<Share>>, Failure> {
-    let answer = open_all(&[(key, items.to_vec())])?.pop().ok_or_else(|| Failure::internal("KMS answer"))?;
+pub(crate) async fn open_shares(key: &Key, items: &[ToOpen<'_>]) -> Result<Vec<Option<Share>>, Failure> {
+    only(key, each(&[(key, items.to_vec())], open_local, open_remote).await?)
+}
+
+/// Opens shares under several keys of any slots at once, and waits for it. Answers stand in the order of the parts.
+pub(crate) fn open_all(parts: &[Part<'_, ToOpen<'_>>]) -> Result<Vec<Answered<Option<Share>>>, Failure> {
+    wait(parts, each(parts, open_local, open_remote))
+}
+
+/// The answer about the only part.
+fn only<T>(key: &Key, mut answers: Vec<Answered<T>>) -> Result<Vec<T>, Failure> {
+    let answer = answers.pop().ok_or_else(|| Failure::internal("KMS answer"))?;
     answer.map_err(|e| Failure::provider(&key.provider, &e))
 }
 
-/// Opens shares under several keys of any slots at once. Answers stand in the order of the parts.
-pub(crate) fn open_all(parts: &[Part<'_, ToOpen<'_>>]) -> Result<Vec<Answered<Option<Share>>>, Failure> {
-    each(parts, open_local, open_remote)
+/// Waits for [`each`]. Local keys need no event loop, which would take as long as what they do.
+fn wait<I, T>(
+    parts: &[Part<'_, I>],
+    answers: impl Future<Output = Result<Vec<Answered<T>>, Failure>>,
+) -> Result<Vec<Answered<T>>, Failure> {
+    if parts.iter().all(|(key, _)| key.is_local()) {
+        return answers.now_or_never().unwrap_or_else(|| Err(Failure::internal("local keys")));
+    }
+    remote::wait(answers)?
+}
+
+fn wrap_local(key: &Key, items: &[ToWrap<'_>]) -> Answered<Vec<u8>> {
+    with_local(|local| local.wrap(sealed(key)?, items, &mut SystemEntropy))
+}
+
+async fn wrap_remote(remote: &Remote, key: &Key, items: &[ToWrap<'_>]) -> Answered<Vec<u8>> {
+    if remote.provider().wraps_here(key.algorithm) {
+        // Nobody is asked: neither an outage nor its end shows by it.
+        return remote.provider().wrap(key.at_provider(), items).await;
+    }
+    remote.call(items.len(), |provider| provider.wrap(key.at_provider(), items)).await
 }
 
 fn open_local(key: &Key, items: &[ToOpen<'_>]) -> Answered<Option<Share>> {
@@ -129,7 +146,7 @@ fn open_layers(key: &Key, items: &[ToOpen<'_>], shared: Vec<Option<SharedSecret>
 }
 
 /// Asks all remote providers at once, and the local one on the spot.
-fn each<I, T>(
+async fn each<I, T>(
     parts: &[Part<'_, I>],
     local: impl Fn(&Key, &[I]) -> Answered<T>,
     remote: impl AsyncFn(&Remote, &Key, &[I]) -> Answered<T>,
@@ -157,7 +174,7 @@ fn each<I, T>(
             Err(ProviderError::Malformed("It answered for another number of items.".to_owned()))
         }
     };
-    remote::wait(join_all(parts.iter().map(ask)))
+    Ok(join_all(parts.iter().map(ask)).await)
 }
 
 /// Whether this process has made a wrap-and-open round under the key.

@@ -11,6 +11,7 @@ use super::{
     kms,
     make::{self, check_domains, check_floors, slot_spec},
     open::{self, Intent},
+    remote,
     report::Failure,
 };
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     provider::entropy::SystemEntropy,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
+use tokio::task::yield_now;
 
 /// Which slots go to which keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -105,6 +107,11 @@ impl Batch {
         })
     }
 
+    /// Whether all shares move between local keys, so that nobody has to be waited for.
+    pub(crate) fn is_local(&self) -> bool {
+        self.keys.values().all(Key::is_local)
+    }
+
     /// How many wrappers there are: as many generations are needed.
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
@@ -116,24 +123,25 @@ impl Batch {
     }
 
     /// Moves the shares. Asks each key once for all its shares. Answers stand in the order of the rows, by wrapper id.
-    pub(crate) fn run(&self, generations: &[i64]) -> Vec<(i64, Rewrap)> {
+    pub(crate) async fn run(&self, generations: &[i64]) -> Vec<(i64, Rewrap)> {
         let mut plans: Vec<Result<Plan<'_>, Failure>> =
             self.rows.iter().zip(generations).map(|((row, targets), generation)| self.plan(row, targets, *generation)).collect();
         each_key(
             &mut plans,
             |step| step.from,
-            |key, steps| {
+            async |key, steps| {
                 let items: Vec<(&[u8], &[u8])> = steps.iter().map(|s| (s.old_blob.as_slice(), s.old_aad.as_slice())).collect();
-                let shares = kms::open_shares(key, &items)?;
+                let shares = kms::open_shares(key, &items).await?;
                 steps.iter_mut().zip(shares).for_each(|(step, share)| step.share = share);
                 Ok(())
             },
-        );
+        )
+        .await;
         plans.iter_mut().for_each(verify);
         each_key(
             &mut plans,
             |step| step.to,
-            |key, steps| {
+            async |key, steps| {
                 let mut blobs = Vec::new();
                 if key.algorithm.is_kem() {
                     for step in steps.iter() {
@@ -142,7 +150,7 @@ impl Batch {
                     }
                 } else {
                     let items: Option<Vec<_>> = steps.iter().map(|s| Some((s.share.as_ref()?, s.rewrap.aad()))).collect();
-                    blobs = kms::wrap(key, &items.ok_or_else(Failure::does_not_open)?)?;
+                    blobs = kms::wrap(key, &items.ok_or_else(Failure::does_not_open)?).await?;
                 }
                 for (step, blob) in steps.iter_mut().zip(blobs) {
                     step.new_blob = blob;
@@ -151,11 +159,12 @@ impl Batch {
                 }
                 // The old bytes are about to be overwritten, so each new blob is opened once more by its key.
                 let items: Vec<(&[u8], &[u8])> = steps.iter().map(|s| (s.new_blob.as_slice(), s.rewrap.aad())).collect();
-                let shares = kms::open_shares(key, &items)?;
+                let shares = kms::open_shares(key, &items).await?;
                 steps.iter_mut().zip(shares).for_each(|(step, share)| step.share = share);
                 Ok(())
             },
-        );
+        )
+        .await;
         plans.iter_mut().for_each(verify);
         self.rows.iter().zip(plans).map(|((row, _), plan)| (row.id, plan.and_then(Self::finish).unwrap_or_else(Rewrap::Failed))).collect()
     }
@@ -322,19 +331,20 @@ fn has_other_version(key: &Key, container: &[u8]) -> bool {
 }
 
 /// Groups the steps of all plans by a key and runs `work` once a key. A failure hits every plan with a step of that key, and no other.
-fn each_key<'a>(
+async fn each_key<'a>(
     plans: &mut [Result<Plan<'a>, Failure>],
     key_of: impl Fn(&Step<'a>) -> &'a Key,
-    mut work: impl FnMut(&'a Key, &mut [&mut Step<'a>]) -> Result<(), Failure>,
+    mut work: impl AsyncFnMut(&'a Key, &mut [&mut Step<'a>]) -> Result<(), Failure>,
 ) {
     let mut keys: BTreeMap<i64, &'a Key> = BTreeMap::new();
     for step in plans.iter().flatten().flat_map(|p| &p.steps) {
         keys.insert(key_of(step).id, key_of(step));
     }
     for (id, key) in keys {
-        pgrx::check_for_interrupts!();
+        // Where whoever waits looks for interrupts: local keys give no other occasion.
+        yield_now().await;
         let mut steps: Vec<&mut Step<'a>> = plans.iter_mut().flatten().flat_map(|p| &mut p.steps).filter(|s| key_of(s).id == id).collect();
-        if let Err(failure) = work(key, &mut steps) {
+        if let Err(failure) = work(key, &mut steps).await {
             for plan in plans.iter_mut() {
                 if plan.as_ref().is_ok_and(|p| p.steps.iter().any(|s| key_of(s).id == id)) {
                     *plan = Err(failure.clone());
@@ -374,7 +384,7 @@ pub(crate) fn rewrap_one(row: WrapperRow, targets: Targets) -> Result<(i64, bool
             return Ok((old, false));
         }
         let generations = wrapper::next_generations(batch.len())?;
-        match batch.run(&generations).pop() {
+        match remote::wait(batch.run(&generations))?.pop() {
             Some((_, Rewrap::Ready(new))) => {
                 let (generation, new) = (new.generation, vec![*new]);
                 if !rewritten::taken_versions(&new)?.is_empty() {

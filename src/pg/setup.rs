@@ -6,7 +6,7 @@ use super::{
         local,
         setup::{self, NewProvider},
     },
-    kms,
+    kms, remote,
     report::Failure,
     setup_remote, spi,
 };
@@ -247,9 +247,9 @@ pub(super) fn prove(key: &Key) -> Result<(), Failure> {
         let ek = key.public_key.as_deref().unwrap_or_default();
         crate::core::slot::seal_layer(key.algorithm, ek, &aad, &share, &mut SystemEntropy)?
     } else {
-        kms::wrap(key, &[(&share, &aad)])?.pop().ok_or_else(failed)?
+        remote::wait(kms::wrap(key, &[(&share, &aad)]))??.pop().ok_or_else(failed)?
     };
-    let opened = kms::open_shares(key, &[(&blob, &aad)])?;
+    let opened = remote::wait(kms::open_shares(key, &[(&blob, &aad)]))??;
     match opened.into_iter().next().flatten() {
         Some(opened) if bool::from(opened.ct_eq(&share)) => Ok(()),
         _ => Err(failed()),

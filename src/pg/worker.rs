@@ -7,7 +7,9 @@ use super::{
         job::{self, Job},
         watch,
     },
-    gucs, jobs,
+    gucs,
+    interrupt::{Begun, block_on},
+    jobs::{self, Moved},
     probing::Probing,
     report::Failure,
 };
@@ -177,10 +179,11 @@ pub extern "C-unwind" fn kms_wrap_worker_main(arg: pg_sys::Datum) {
     while !transaction(|| Ok(Spi::get_one::<bool>(ONLY_WORKER)? == Some(true))) {
         wait(POLL);
     }
+    let mut working = Working::default();
     let mut probing = Probing::default();
     loop {
         // Both in turn: a campaign waits for one call of a probe at most, and probes for one batch.
-        let is_busy = [step(), probing.step()].contains(&true);
+        let is_busy = [working.step(), probing.step()].contains(&true);
         wait(if is_busy { Duration::ZERO } else { transaction(until_due) });
     }
 }
@@ -196,24 +199,49 @@ const STORE: &str = "SET LOCAL synchronous_commit TO DEFAULT";
 
 const ONLY_WORKER: &str = "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtext('kms_wrap worker'), 0)";
 
-/// Claims, works, writes back; `false` when there was nothing to do.
-fn step() -> bool {
-    let claimed = transaction(claim);
-    if claimed.is_empty() {
-        return false;
+/// What the worker is at: jobs whose providers have been asked while it claims, reads and writes others.
+#[derive(Default)]
+struct Working(Option<Begun<Moved>>);
+
+impl Working {
+    /// Claims, works, writes back; `false` when there was nothing to do.
+    fn step(&mut self) -> bool {
+        let is_ahead = self.0.is_some();
+        let claimed = transaction(|| claim(is_ahead));
+        self.look_after();
+        let next = (!claimed.is_empty()).then(|| transaction(|| jobs::load(claimed)));
+        let asked = self.0.take().map(|begun| or_report(begun.end()));
+        let is_busy = next.is_some() || asked.is_some();
+        let mut moved: Vec<Moved> = asked.into_iter().collect();
+        match next {
+            Some(work) if work.is_local() => moved.push(or_report(block_on(work.run()))),
+            // Their servers work while this process writes.
+            Some(work) => self.0 = Some(or_report(Begun::begin(work.run()))),
+            None => {}
+        }
+        for moved in moved {
+            transaction(|| {
+                Spi::run(STORE)?;
+                moved.store()
+            });
+        }
+        self.look_after();
+        is_busy
     }
-    let work = transaction(|| jobs::load(claimed));
-    let moved = work.run();
-    transaction(|| {
-        Spi::run(STORE)?;
-        moved.store()
-    });
-    true
+
+    fn look_after(&mut self) {
+        if let Some(begun) = &mut self.0 {
+            or_report(begun.look_after());
+        }
+    }
 }
 
-fn claim() -> Result<Vec<Job>, Failure> {
+fn claim(is_ahead: bool) -> Result<Vec<Job>, Failure> {
     // The extension may not be there yet, or not any more.
-    if watch::is_installed()? { job::claim(BATCH) } else { Ok(Vec::new()) }
+    if !watch::is_installed()? {
+        return Ok(Vec::new());
+    }
+    if is_ahead { job::claim_ahead(BATCH) } else { job::claim(BATCH) }
 }
 
 /// How long nothing can be due: a rate limit may end before the next look.
@@ -224,5 +252,9 @@ fn until_due() -> Result<Duration, Failure> {
 
 /// Runs in a transaction of its own. An error ends the worker; the launcher starts another, and the leases are free again.
 pub(super) fn transaction<T>(body: impl FnOnce() -> Result<T, Failure>) -> T {
-    BackgroundWorker::transaction(std::panic::AssertUnwindSafe(|| body().map_err(ErrorReport::from).unwrap_or_report()))
+    BackgroundWorker::transaction(std::panic::AssertUnwindSafe(|| or_report(body())))
+}
+
+fn or_report<T>(result: Result<T, Failure>) -> T {
+    result.map_err(ErrorReport::from).unwrap_or_report()
 }

@@ -38,7 +38,7 @@ set_up_kms() {
     step "wrapping $N_MOVE DEKs, and moving them to OpenBao and the token"
     run_psql -o /dev/null -v bao="$BAO_CONFIG" -v hsm="$HSM_CONFIG" -v move="$N_MOVE" -v cold="$N_COLD" -v crowd="$N_CROWD" -f tests/bench/kms.sql
     BAO_KEYS=("$(key_id app)" "$(key_id app2)")
-    run_jobs "target_kms1 => ${BAO_KEYS[0]}, target_kms2 => $(sql "SELECT k.id FROM kms_wrap.kms_keys k
+    move_to "target_kms1 => ${BAO_KEYS[0]}, target_kms2 => $(sql "SELECT k.id FROM kms_wrap.kms_keys k
         JOIN kms_wrap.kms_providers p ON p.id = k.provider_id WHERE p.name = 'hsm'")" >/dev/null
     copy_rows
 }
@@ -49,12 +49,10 @@ key_id() {
         WHERE p.name = 'bao' AND k.external_key_ref = '$1'"
 }
 
-# run_jobs TARGETS: moves all wrappers of the policy; milliseconds without scheduling.
-run_jobs() {
+# move_to TARGETS: the worker moves all wrappers of the policy; milliseconds without scheduling.
+move_to() {
     sql "SELECT kms_wrap.kw_schedule_rewrap(policy => 'default', $1)" >/dev/null
-    timed 'CALL kms_wrap.kw_run_jobs()'
-    [[ $(sql "SELECT status, failed FROM kms_wrap.kw_rewrap_progress ORDER BY campaign_id DESC LIMIT 1") == 'done|0' ]] ||
-        die "the campaign did not end well"
+    await_campaign
 }
 
 time_provider() {
@@ -84,7 +82,7 @@ time_move() {
         step "rewrapping $N_MOVE wrappers through OpenBao, round $round of $ROUNDS"
         target=${BAO_KEYS[round % 2]}
         settle
-        note k_move "$(run_jobs "target_kms1 => $target")"
+        note k_move "$(move_to "target_kms1 => $target")"
         [[ $(sql "SELECT count(*) FROM bench.moved JOIN kms_wrap.key_wrappers w ON w.wrapper_uuid = wrapper::text WHERE kms1_key_id = $target") == "$N_MOVE" ]] ||
             die "not every wrapper moved to key $target"
         settle

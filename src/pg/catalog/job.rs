@@ -8,11 +8,12 @@ use crate::pg::{
 use serde_json::Value;
 use std::{
     cell::{Cell, RefCell},
+    collections::HashSet,
     time::{Duration, Instant},
 };
 
 thread_local! {
-    /// The jobs of this session's last claim that it has not recorded, by id. Whether it still holds them, and ever did, only the table knows.
+    /// The jobs of this session's last claims that it has not recorded, by id. Whether it still holds them, and ever did, only the table knows.
     static CLAIMED: RefCell<Vec<i64>> = const { RefCell::new(Vec::new()) };
     /// When this session last took over the leases of others.
     static RECLAIMED: Cell<Option<Instant>> = const { Cell::new(None) };
@@ -123,6 +124,9 @@ pub(crate) fn claim(batch_size: i32) -> Result<Vec<Job>, Failure> {
     }
     // Left by a call of this session that was cancelled: done first, since nobody else may take them.
     let mut jobs = leased()?;
+    if jobs.is_empty() {
+        CLAIMED.take();
+    }
     if jobs.is_empty() && RECLAIMED.get().is_some_and(|last| last.elapsed() < RECLAIM_EVERY) {
         jobs = claim_pending(batch_size)?;
     }
@@ -144,8 +148,13 @@ pub(crate) fn claim(batch_size: i32) -> Result<Vec<Job>, Failure> {
 
 fn claim_pending(batch_size: i32) -> Result<Vec<Job>, Failure> {
     let jobs = spi::write(CLAIM, &[batch_size.into(), owner()?.into()], read)?;
-    CLAIMED.set(jobs.iter().map(|job| job.id).collect());
+    CLAIMED.with_borrow_mut(|claimed| claimed.extend(jobs.iter().map(|job| job.id)));
     Ok(jobs)
+}
+
+/// The same while the session still works on others. None when something else is to be looked at first, which [`claim`] does.
+pub(crate) fn claim_ahead(batch_size: i32) -> Result<Vec<Job>, Failure> {
+    if RECLAIMED.get().is_some_and(|last| last.elapsed() < RECLAIM_EVERY) { claim_pending(batch_size) } else { Ok(Vec::new()) }
 }
 
 /// A job that this session holds.
@@ -233,7 +242,8 @@ pub(crate) fn record(verdicts: &[(i64, Verdict)]) -> Result<(), Failure> {
         statuses.push(status);
         errors.push(error);
     }
+    let recorded: HashSet<i64> = ids.iter().copied().collect();
     spi::execute(RECORD, &[ids.into(), statuses.into(), errors.into(), owner()?.into()])?;
-    CLAIMED.with_borrow_mut(Vec::clear);
+    CLAIMED.with_borrow_mut(|claimed| claimed.retain(|id| !recorded.contains(id)));
     Ok(())
 }
