@@ -150,6 +150,13 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_wiped() {
+        fn is_wiped<T: zeroize::ZeroizeOnDrop>() {}
+        is_wiped::<Aes256Enc>();
+        is_wiped::<Aes256Gcm>();
+    }
+
+    #[test]
     fn a_run_counts_modulo_2_96_and_ends() {
         let mut run = Run::start(&mut Fixed(0xff)).unwrap();
         assert_eq!(run.left, 1 << 32);

@@ -1,7 +1,7 @@
 //! Waiting for a KMS in a backend: on the backend's own thread, with an eye on what PostgreSQL wants meanwhile.
 
 use super::report::Failure;
-use crate::provider::patience;
+use crate::provider::patience::Away;
 use std::{
     cell::OnceCell,
     future::{Future, poll_fn},
@@ -49,9 +49,13 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure>
         let mut future = pin!(future);
         loop {
             // Returned from the loop for the look, so that an ERROR leaves from no place inside of it.
-            match runtime.block_on(async { timeout(LOOK, future.as_mut()).await }) {
-                Ok(done) => return Ok(done),
-                Err(_) => {
+            let start = Instant::now();
+            // Before the next part of a future that has held the thread for so long: the timer comes after it only.
+            let until_look =
+                poll_fn(|context| if start.elapsed() >= LOOK { Poll::Ready(None) } else { future.as_mut().poll(context).map(Some) });
+            match runtime.block_on(async { timeout(LOOK, until_look).await }) {
+                Ok(Some(done)) => return Ok(done),
+                Ok(None) | Err(_) => {
                     pgrx::check_for_interrupts!();
                 }
             }
@@ -67,20 +71,20 @@ const TURNS: usize = 4;
 pub(crate) struct Begun<T> {
     future: Option<Pin<Box<dyn Future<Output = T>>>>,
     done: Option<T>,
-    left: Instant,
+    away: Away,
 }
 
 impl<T> Begun<T> {
     /// Does the first part, so that requests are on their way.
     pub(crate) fn begin(future: impl Future<Output = T> + 'static) -> Result<Self, Failure> {
-        let mut begun = Self { future: Some(Box::pin(future)), done: None, left: Instant::now() };
+        let mut begun = Self { future: Some(Box::pin(future)), done: None, away: Away::from_now() };
         begun.look_after()?;
         Ok(begun)
     }
 
     /// Takes in what has come meanwhile and asks for what is next, without waiting.
     pub(crate) fn look_after(&mut self) -> Result<(), Failure> {
-        patience::elsewhere(self.left.elapsed());
+        self.away.end();
         let Some(future) = self.future.as_mut() else { return Ok(()) };
         let polled = with_runtime(|runtime| {
             Ok(runtime.block_on(async {
@@ -99,14 +103,14 @@ impl<T> Begun<T> {
         if let Poll::Ready(done) = polled {
             (self.future, self.done) = (None, Some(done));
         }
-        self.left = Instant::now();
+        self.away = Away::from_now();
         Ok(())
     }
 
     /// Waits for the end, as [`block_on`] does.
     pub(crate) fn end(mut self) -> Result<T, Failure> {
         self.look_after()?;
-        match (self.done.take(), self.future.as_mut()) {
+        match (self.done.take(), self.future.take()) {
             (Some(done), _) => Ok(done),
             (None, Some(future)) => block_on(future),
             (None, None) => Err(Failure::internal("future")),
@@ -116,8 +120,10 @@ impl<T> Begun<T> {
 
 impl<T> Drop for Begun<T> {
     fn drop(&mut self) {
-        // As in block_on(): what is dropped may leave a task to the loop. Without a loop nothing was begun.
-        let future = self.future.take();
+        let Some(future) = self.future.take() else { return };
+        // A call that is given up has not waited for this long.
+        self.away.end();
+        // As in block_on(): what is dropped may leave a task to the loop.
         let _ = with_runtime(|runtime| {
             let _entered = runtime.enter();
             drop(future);

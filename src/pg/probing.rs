@@ -27,6 +27,11 @@ pub(crate) struct Probing {
 }
 
 impl Probing {
+    /// Whether providers are being asked, each once the step before is done.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.current.is_some() || !self.providers.is_empty()
+    }
+
     /// Does one piece: reads what to ask, asks once, or writes. `false` when nothing is due.
     pub(crate) fn step(&mut self) -> bool {
         let Some(interval) = gucs::health_interval() else {

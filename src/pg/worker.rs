@@ -183,7 +183,7 @@ pub extern "C-unwind" fn kms_wrap_worker_main(arg: pg_sys::Datum) {
     let mut probing = Probing::default();
     loop {
         // Both in turn: a campaign waits for one call of a probe at most, and probes for one batch.
-        let is_busy = [working.step(), probing.step()].contains(&true);
+        let is_busy = [working.step(probing.is_asking()), probing.step()].contains(&true);
         wait(if is_busy { Duration::ZERO } else { transaction(until_due) });
     }
 }
@@ -204,8 +204,9 @@ const ONLY_WORKER: &str = "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.has
 struct Working(Option<Begun<Moved>>);
 
 impl Working {
-    /// Claims, works, writes back; `false` when there was nothing to do.
-    fn step(&mut self) -> bool {
+    /// Claims, works, writes back; `false` when there was nothing to do. Nothing stays begun if a probe comes next (`is_probed`), which must not find this very
+    /// worker trying a provider that was down.
+    fn step(&mut self, is_probed: bool) -> bool {
         let is_ahead = self.0.is_some();
         let claimed = transaction(|| claim(is_ahead));
         self.look_after();
@@ -214,7 +215,7 @@ impl Working {
         let is_busy = next.is_some() || asked.is_some();
         let mut moved: Vec<Moved> = asked.into_iter().collect();
         match next {
-            Some(work) if work.is_local() => moved.push(or_report(block_on(work.run()))),
+            Some(work) if is_probed || work.is_local() => moved.push(or_report(block_on(work.run()))),
             // Their servers work while this process writes.
             Some(work) => self.0 = Some(or_report(Begun::begin(work.run()))),
             None => {}

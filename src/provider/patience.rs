@@ -13,9 +13,28 @@ thread_local! {
     static HELD: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// Tells calls that have begun for how long this thread did something else than look after them.
-pub fn elsewhere(time: Duration) {
+fn hold(time: Duration) {
     HELD.set(HELD.get().saturating_add(time));
+}
+
+/// Time in which this thread does something else than look after calls that it has begun.
+pub struct Away {
+    start: Instant,
+    held_before: Duration,
+}
+
+impl Away {
+    /// From now on.
+    #[must_use]
+    pub fn from_now() -> Self {
+        Self { start: Instant::now(), held_before: HELD.get() }
+    }
+
+    /// Tells the calls that it was not their time. What other calls have held of it they know already.
+    pub fn end(&self) {
+        let by_others = HELD.get().saturating_sub(self.held_before);
+        hold(self.start.elapsed().saturating_sub(by_others));
+    }
 }
 
 /// How long one call may take.
@@ -55,7 +74,7 @@ impl Patience {
             let polled = future.as_mut().poll(context);
             let took = start.elapsed();
             self.held.set(self.held.get().saturating_add(took));
-            elsewhere(took);
+            hold(took);
             polled
         }));
         loop {
@@ -99,7 +118,7 @@ mod tests {
         .unwrap()
     }
 
-    fn hold(time: Duration) -> impl Future<Output = &'static str> {
+    fn hold_for(time: Duration) -> impl Future<Output = &'static str> {
         poll_fn(move |_| {
             std::thread::sleep(time);
             Poll::Ready("held")
@@ -110,7 +129,7 @@ mod tests {
     fn an_answer_that_came_while_another_call_held_the_thread_is_in_time() {
         let (one, other) = run(async {
             let (one, other) = (Patience::new(ms(100)), Patience::new(ms(100)));
-            join(one.wait(answer_after(ms(50))), other.wait(hold(ms(400)))).await
+            join(one.wait(answer_after(ms(50))), other.wait(hold_for(ms(400)))).await
         });
         assert_eq!((one, other), (Some("answer"), Some("held")));
     }
@@ -121,8 +140,12 @@ mod tests {
             let patience = Patience::new(ms(100));
             let mut call = pin!(patience.wait(answer_after(ms(50))));
             assert!(futures_util::poll!(call.as_mut()).is_pending());
-            std::thread::sleep(ms(400));
-            elsewhere(ms(400));
+            let away = Away::from_now();
+            std::thread::sleep(ms(200));
+            // Another call of this thread in between counts once.
+            assert_eq!(Patience::new(ms(100)).wait(hold_for(ms(200))).await, Some("held"));
+            away.end();
+            assert!(HELD.get() < ms(600));
             call.await
         });
         assert_eq!(answer, Some("answer"));
@@ -133,7 +156,7 @@ mod tests {
         let (patience, waited) = run(async {
             let patience = Patience::new(ms(100));
             let slow = async {
-                hold(ms(200)).await;
+                hold_for(ms(200)).await;
                 yield_now().await;
                 sleep(ms(1)).await;
             };

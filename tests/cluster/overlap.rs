@@ -63,9 +63,10 @@ fn an_answer_that_came_while_the_worker_waited_for_a_lock_is_in_time() {
     other.query("BEGIN").unwrap();
     let campaign = site.value("SELECT kms_wrap.kw_schedule_rewrap(policy => 'default', target_kms1 => 1003)");
     let running = "SELECT count(*) FROM kms_wrap.rewrap_jobs WHERE status = 'running'";
-    wait_until("a batch is claimed", || site.value(running) != "0");
+    wait_until("two batches are claimed", || site.value(running).parse::<u32>().unwrap() > BATCH);
     other.query("LOCK TABLE kms_wrap.key_wrappers IN SHARE MODE").unwrap();
-    std::thread::sleep(Duration::from_secs(4));
+    // A batch may take three times the setting: it needs three requests.
+    std::thread::sleep(Duration::from_secs(6));
     other.query("COMMIT").unwrap();
     let end = format!("SELECT status, done, failed, last_error FROM kms_wrap.kw_rewrap_progress WHERE campaign_id = {campaign}");
     wait_until("the campaign ends", || !site.value(&end).starts_with("running"));
