@@ -10,18 +10,25 @@ const WRAPPERS: u32 = 1500;
 /// Jobs of one step of the worker.
 const BATCH: u32 = 450;
 
-/// Ends while a batch is asked for and the next one claimed: of neither a wrapper or a job is lost.
-#[test]
-fn a_worker_that_ends_between_two_batches_loses_neither() {
-    let site = Site::start(&[("kms_wrap.worker_databases", "postgres"), ("kms_wrap.kms_timeout", "20s")]);
+/// A worker, and OpenBao behind a long way as a target of the default policy.
+fn start(kms_timeout: &str) -> (Site, Slow) {
+    let site = Site::start(&[("kms_wrap.worker_databases", "postgres"), ("kms_wrap.kms_timeout", kms_timeout)]);
     let slow = Slow::to(site.bao.port);
     let config = site.bao_config().replace(&site.bao.port.to_string(), &slow.port.to_string());
     site.value(&format!("SELECT kms_wrap.kw_set_provider_config('bao', '{config}')"));
+    // Of low priority: wrappers are made under the local key.
+    site.value("SELECT kms_wrap.kw_policy_add_key('default', 'kms1', 1003, -1)");
+    (site, slow)
+}
+
+/// Ends while a batch is asked for and the next one claimed: no wrapper and no job of either is lost.
+#[test]
+fn a_worker_that_ends_between_two_batches_loses_neither() {
+    let (site, slow) = start("20s");
     site.value(&format!(
         "CREATE TABLE deks AS SELECT kms_wrap.kw_wrap_dek() AS wrapper FROM generate_series(1, {WRAPPERS});
          ALTER TABLE deks ADD sha256 bytea;
-         UPDATE deks SET sha256 = sha256(kms_wrap.kw_unwrap(wrapper));
-         SELECT kms_wrap.kw_policy_add_key('default', 'kms1', 1003)"
+         UPDATE deks SET sha256 = sha256(kms_wrap.kw_unwrap(wrapper))"
     ));
     let count = |what: &str| site.value(&format!("SELECT count(*) FROM {what}")).parse::<u32>().unwrap();
     let worker = || site.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'kms_wrap worker'");
@@ -52,12 +59,8 @@ fn a_worker_that_ends_between_two_batches_loses_neither() {
 /// What the worker does with tables takes no call's time: here a lock holds it up for longer than a KMS may take.
 #[test]
 fn an_answer_that_came_while_the_worker_waited_for_a_lock_is_in_time() {
-    let site = Site::start(&[("kms_wrap.worker_databases", "postgres"), ("kms_wrap.kms_timeout", "1s")]);
-    let slow = Slow::to(site.bao.port);
-    let config = site.bao_config().replace(&site.bao.port.to_string(), &slow.port.to_string());
-    site.value(&format!("SELECT kms_wrap.kw_set_provider_config('bao', '{config}')"));
+    let (site, slow) = start("1s");
     site.value(&format!("SELECT count(kms_wrap.kw_wrap_dek()) FROM generate_series(1, {WRAPPERS})"));
-    site.value("SELECT kms_wrap.kw_policy_add_key('default', 'kms1', 1003)");
     slow.set(100);
     let mut other = site.cluster.session("postgres");
     other.query("BEGIN").unwrap();
