@@ -174,8 +174,12 @@ bao_start() {
     kms_until 'OpenBao is active again' bao_active
 }
 
-# bao_signal NAME
-bao_signal() { kill -"$1" "$BAO_PID"; }
+# bao_signal NAME. After STOP each of its threads has stopped, which takes a while on a busy machine.
+bao_signal() {
+    kill -"$1" "$BAO_PID"
+    [[ $1 == STOP ]] || return 0
+    while grep -hs ^State: "/proc/$BAO_PID/task/"*/status | grep -qv $'\tT'; do sleep 0.01; done
+}
 bao_gone() { ! kill -0 "$BAO_PID"; }
 bao_kill() {
     bao_signal KILL

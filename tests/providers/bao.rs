@@ -112,9 +112,21 @@ disable_mlock = true
         made["auth"]["client_token"].as_str().expect("a token").to_owned()
     }
 
+    /// Sends a signal. After `STOP` each of its threads has stopped: on a busy machine they answer for a while after `kill` has returned.
     pub(crate) fn signal(&self, name: &str) {
         let done = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.server.id())]).status().unwrap();
         assert!(done.success());
+        if name == "STOP" {
+            wait_until("OpenBao has stopped", || self.has_stopped());
+        }
+    }
+
+    fn has_stopped(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.server.id())).unwrap();
+        threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("status"))).all(|status| {
+            // One that has ended meanwhile has stopped too.
+            status.is_err() || status.is_ok_and(|status| status.contains("\nState:\tT"))
+        })
     }
 
     /// As a power cut does.
