@@ -13,7 +13,7 @@ impl Writer {
     #[must_use]
     pub fn new(prefix: &[u8]) -> Self {
         // Most structures fit, so that they are not moved while they grow.
-        let mut bytes = Vec::with_capacity(512);
+        let mut bytes = Vec::with_capacity(768);
         bytes.extend_from_slice(prefix);
         Self(bytes)
     }

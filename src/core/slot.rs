@@ -92,8 +92,9 @@ impl KeyRef {
     /// # Errors
     /// [`Error::Invariant`] when a field holds a NUL (the catalog's CHECKs refuse such rows).
     pub fn encode(&self) -> Result<Vec<u8>, Error> {
-        let mut bytes = Vec::new();
-        for field in [&self.kind, &self.location, &self.project_tenant, &self.external_key_ref, &self.key_version] {
+        let fields = [&self.kind, &self.location, &self.project_tenant, &self.external_key_ref, &self.key_version];
+        let mut bytes = Vec::with_capacity(fields.iter().map(|field| field.len().saturating_add(1)).sum());
+        for field in fields {
             if field.contains('\0') {
                 return Err(Error::Invariant("NUL in a key reference"));
             }

@@ -84,13 +84,13 @@ impl WrapperRow {
     }
 }
 
-// One statement for wrapper and layers: two could see the wrapper before a rewrap and its layers after it. JSON comes and goes as text: it is compared as
+// One statement for wrapper and layers: two could see the wrapper before a rewrap and its layers after it. JSON is handled as text: it is compared as
 // such, and jsonb may hold what serde_json refuses, where a row that somebody edited must not end more than itself.
 macro_rules! wrapper_select {
     ($described:literal) => {
         concat!(
             "SELECT w.id, w.wrapper_uuid::pg_catalog.uuid, w.policy_id, p.policy_uuid, p.policy_name::pg_catalog.text, w.kms1_key_id, w.kms2_key_id,
-                w.dek_wrap1, w.dek_wrap2, w.crypto_suite::pg_catalog.text, w.status, w.purpose, w.epoch, w.generation, w.dek_fingerprint,
+                w.dek_wrap1, w.dek_wrap2, w.crypto_suite, w.status, w.purpose, w.epoch, w.generation, w.dek_fingerprint,
                 l.layer_no, l.kms_key_id, l.kem_algo_id, l.kem_ciphertext, l.encap_pubkey, ",
             $described,
             " FROM kms_wrap.key_wrappers w JOIN kms_wrap.encryption_policies p ON p.id OPERATOR(pg_catalog.=) w.policy_id
@@ -182,7 +182,7 @@ fn read(row: &mut Row) -> Result<WrapperRow, Failure> {
         kms2: row.next()?,
         dek_wrap1: row.next()?,
         dek_wrap2: row.next()?,
-        crypto_suite: row.opt()?,
+        crypto_suite: row.opt_json()?,
         status: WrapperStatus::from_name(&row.next::<String>()?)?,
         purpose: row.next()?,
         epoch: row.next()?,
