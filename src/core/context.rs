@@ -1,6 +1,9 @@
 //! The caller's context: string pairs that are authenticated with a wrapper and must be given again to open it. Not hidden, only bound.
 
-use super::{codec::Writer, kdf::sha256};
+use super::{
+    codec::{Reader, Writer},
+    kdf::sha256,
+};
 use std::collections::BTreeMap;
 
 const LABEL: &[u8] = b"kms_wrap/v1/ctx\0";
@@ -77,6 +80,22 @@ impl Context {
         encoded.finish()
     }
 
+    /// Takes apart what [`Self::encode`] wrote; `None` for anything else.
+    #[must_use]
+    pub fn decode(encoded: &[u8]) -> Option<Self> {
+        let mut r = Reader::new(encoded);
+        let mut pairs = BTreeMap::new();
+        for _ in 0..u16::from_be_bytes(r.array().ok()?) {
+            let mut text = || {
+                let len = u16::from_be_bytes(r.array().ok()?);
+                String::from_utf8(r.take(usize::from(len)).ok()?.to_vec()).ok()
+            };
+            pairs.insert(text()?, text()?);
+        }
+        let context = Self(pairs);
+        (context.encode() == encoded).then_some(context)
+    }
+
     /// `ctx_sha256 = SHA-256(label | encoded context)`.
     #[must_use]
     pub fn sha256(&self) -> [u8; 32] {
@@ -100,6 +119,20 @@ mod tests {
         assert_eq!(hash(json!({"a": "1", "b": "2"})), hash(json!({"b": "2", "a": "1"})));
         assert_ne!(hash(json!({"ab": "c"})), hash(json!({"a": "bc"})));
         assert_ne!(hash(json!({})), hash(json!({"": ""})));
+    }
+
+    #[test]
+    fn what_is_encoded_decodes_and_nothing_else_does() {
+        for json in [json!({}), json!({"": ""}), json!({"a": "1", "b": "é"})] {
+            let context = Context::from_json(&json).unwrap();
+            let encoded = context.encode();
+            assert_eq!(Context::decode(&encoded), Some(context));
+            assert_eq!(Context::decode(encoded.get(1..).unwrap()), None);
+            assert_eq!(Context::decode(&[encoded.as_slice(), &[0]].concat()), None);
+        }
+        let unsorted = [&[0, 2], &[0, 1][..], b"b", &[0, 0], &[0, 1], b"a", &[0, 0]].concat();
+        assert_eq!(Context::decode(&unsorted), None);
+        assert_eq!(Context::decode(&[0, 1, 0, 1, 0xff, 0, 0]), None);
     }
 
     #[test]

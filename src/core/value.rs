@@ -265,6 +265,12 @@ impl ValueContext {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// The encoded caller context; `None` for a row of a protected column.
+    #[must_use]
+    pub fn encoded(&self) -> Option<&[u8]> {
+        self.0.strip_prefix(&[1])
+    }
 }
 
 /// `value | 0x80 | zeros` up to a multiple of `pad_to` bytes (ISO/IEC 7816-4, padding method 2).
