@@ -1,6 +1,7 @@
 -- Rows and functions for the benchmarks on values. psql variables: n rows, tenants, floor (path of the library without its ending).
 CREATE FUNCTION bench.floor_encrypt(bytea) RETURNS bytea LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE COST 100 AS :'floor', 'floor_encrypt';
 CREATE FUNCTION bench.floor_decrypt(bytea) RETURNS bytea LANGUAGE c STABLE STRICT PARALLEL SAFE COST 100 AS :'floor', 'floor_decrypt';
+CREATE FUNCTION bench.floor_seal() RETURNS trigger LANGUAGE c AS :'floor', 'floor_seal';
 
 -- Values of 16 to 64 bytes, all different.
 CREATE FUNCTION bench.value_of(n integer) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE

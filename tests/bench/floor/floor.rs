@@ -24,17 +24,24 @@ fn with_key<T>(f: impl FnOnce(&Aes256Gcm) -> T) -> T {
     KEY.with(|key| f(key.get_or_init(|| Aes256Gcm::new(&[7; 32].into()))))
 }
 
-/// The bytes of the first argument, and a new result of `len` of them.
+/// The bytes of the first argument.
 ///
 /// # Safety
 /// `fcinfo` must be that of a call of a strict function of a `bytea`.
 unsafe fn argument<'a>(fcinfo: pg_sys::FunctionCallInfo) -> &'a [u8] {
+    unsafe { bytes((*(*fcinfo).args.as_ptr()).value) }
+}
+
+/// # Safety
+/// A `bytea` that is not NULL.
+unsafe fn bytes<'a>(datum: pg_sys::Datum) -> &'a [u8] {
     unsafe {
-        let value = pg_sys::pg_detoast_datum_packed((*(*fcinfo).args.as_ptr()).value.cast_mut_ptr());
+        let value = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
         std::slice::from_raw_parts(varlena::vardata_any(value).cast(), varlena::varsize_any_exhdr(value))
     }
 }
 
+/// A new result of `len` bytes.
 unsafe fn result(len: usize) -> (*mut pg_sys::varlena, &'static mut [u8]) {
     unsafe {
         let result = pg_sys::palloc(len + pg_sys::VARHDRSZ).cast::<pg_sys::varlena>();
@@ -55,18 +62,10 @@ macro_rules! raw_function {
 
 raw_function!(floor_encrypt, pg_finfo_floor_encrypt);
 raw_function!(floor_decrypt, pg_finfo_floor_decrypt);
+raw_function!(floor_seal, pg_finfo_floor_seal);
 
-/// `floor_encrypt(bytea) RETURNS bytea`
-///
-/// # Safety
-/// PostgreSQL calls it.
-#[unsafe(no_mangle)]
-#[pg_guard]
-pub unsafe extern "C-unwind" fn floor_encrypt(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    let (plaintext, (datum, out)) = unsafe {
-        let plaintext = argument(fcinfo);
-        (plaintext, result(plaintext.len() + HEAD + TAG))
-    };
+fn encrypt(plaintext: &[u8]) -> pg_sys::Datum {
+    let (datum, out) = unsafe { result(plaintext.len() + HEAD + TAG) };
     COUNTER.set(COUNTER.get() + 1);
     let (head, rest) = out.split_at_mut(HEAD);
     let (ciphertext, tag) = rest.split_at_mut(plaintext.len());
@@ -76,6 +75,33 @@ pub unsafe extern "C-unwind" fn floor_encrypt(fcinfo: pg_sys::FunctionCallInfo) 
     let buffer = InOutBuf::new(plaintext, ciphertext).expect("equal lengths");
     tag.copy_from_slice(&with_key(|key| key.encrypt_inout_detached((&*nonce).into(), &[], buffer)).expect("under 64 GB"));
     pg_sys::Datum::from(datum)
+}
+
+/// `floor_encrypt(bytea) RETURNS bytea`
+///
+/// # Safety
+/// PostgreSQL calls it.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn floor_encrypt(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    encrypt(unsafe { argument(fcinfo) })
+}
+
+/// `floor_seal() RETURNS trigger`: BEFORE INSERT on a table whose second column is a `bytea`. Looks at neither key nor rights.
+///
+/// # Safety
+/// PostgreSQL calls it.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn floor_seal(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    unsafe {
+        let trigger = (*fcinfo).context.cast::<pg_sys::TriggerData>();
+        let (tuple, descriptor) = ((*trigger).tg_trigtuple, (*(*trigger).tg_relation).rd_att);
+        let mut is_null = false;
+        let value = bytes(pg_sys::SPI_getbinval(tuple, descriptor, 2, &raw mut is_null));
+        let (mut column, mut sealed, mut no) = (2, encrypt(value), false);
+        pg_sys::Datum::from(pg_sys::heap_modify_tuple_by_cols(tuple, descriptor, 1, &raw mut column, &raw mut sealed, &raw mut no))
+    }
 }
 
 /// `floor_decrypt(bytea) RETURNS bytea`
