@@ -1,10 +1,12 @@
 //! What a dump, a base backup and a standby bring along, and what they must not.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
 use crate::fixture::{assert_all_open, next_key, progress, quickstarted, schedule, wrap};
 use crate::harness::{Cluster, wait_until};
+use crate::process::postgres;
 
 const DB: &str = "postgres";
 
@@ -256,6 +258,21 @@ fn missing_and_wrong_root_key_files_are_named() {
         assert!(error.detail.contains(&file("quickstart-a")) && error.detail.contains(&a) && error.detail.contains(&b), "{}", error.detail);
     }
     exchange();
+    assert_eq!(session.query(unwrap).unwrap(), "10");
+
+    // Where others could have put them: a file of another user's, a directory that others may enter.
+    if let Some((uid, gid)) = postgres().user {
+        fs::set_permissions(file("quickstart-a"), Permissions::from_mode(0o644)).unwrap();
+        chown(file("quickstart-a"), Some(0), Some(0)).unwrap();
+        let error = session.query(unwrap).unwrap_err();
+        assert!(error.detail.contains("belongs to another user than the server's"), "{}", error.detail);
+        chown(file("quickstart-a"), Some(uid), Some(gid)).unwrap();
+        fs::set_permissions(file("quickstart-a"), Permissions::from_mode(0o600)).unwrap();
+    }
+    fs::set_permissions(&key_dir, Permissions::from_mode(0o750)).unwrap();
+    let error = session.query("SELECT kms_wrap.kw_create_root_key('more')").unwrap_err();
+    assert!(error.detail.contains("has mode 0750; it must be 0700"), "{}", error.detail);
+    fs::set_permissions(&key_dir, Permissions::from_mode(0o700)).unwrap();
     assert_eq!(session.query(unwrap).unwrap(), "10");
     assert_all_open(&copy, "copy");
 }

@@ -145,10 +145,27 @@ fn an_rsa_key_keeps_its_version() {
     let site = Site::start(&[]);
     site.bao.key("rsa", "rsa-2048");
     let key = site.value("SELECT kms_wrap.kw_add_kms_key('bao', 'rsa', 'RSA-OAEP-SHA256')");
+    site.value(&format!("SELECT kms_wrap.kw_policy_remove_key('split', 1003), kms_wrap.kw_policy_add_key('split', 'kms1', {key})"));
+    let both = site.value("SELECT kms_wrap.kw_create_policy('both', 'redundant', min_layers => 0)");
     site.value(&format!(
-        "UPDATE kms_wrap.encryption_policies SET require_origin = false WHERE policy_name = 'split';
-         SELECT kms_wrap.kw_policy_remove_key('split', 1003), kms_wrap.kw_policy_add_key('split', 'kms1', {key})"
+        "SELECT kms_wrap.kw_policy_add_key('both', slot, kms_key_id) FROM kms_wrap.policy_kms_keys p JOIN kms_wrap.encryption_policies e
+         ON e.id = p.policy_id WHERE e.policy_name = 'split' AND slot IN ('kms1', 'kms2') AND {both} > 0"
     ));
+    // Everybody can wrap under a public key: alone on its path, it proves nothing about who did.
+    let refused = site.cluster.psql("SELECT kms_wrap.kw_wrap_dek('both')").unwrap_err();
+    assert_eq!((refused.sqlstate.as_str(), refused.message.as_str()), ("22023", "policy \"both\" requires proof of origin"));
+    site.value("UPDATE kms_wrap.encryption_policies SET require_origin = false WHERE policy_name = 'both'");
+    let unproved = site.value("SELECT kms_wrap.kw_wrap_dek('both')");
+    let unwrap = format!("SELECT length(kms_wrap.kw_unwrap('{unproved}'))");
+    assert_eq!(site.value(&unwrap), "32");
+    site.cluster.set(&[("kms_wrap.require_origin", "on")]);
+    site.cluster.reload();
+    site.cluster.wait_for("SHOW kms_wrap.require_origin", "on");
+    assert_eq!(site.sqlstate(&unwrap), "55000");
+    site.cluster.set(&[("kms_wrap.require_origin", "off")]);
+    site.cluster.reload();
+    site.cluster.wait_for("SHOW kms_wrap.require_origin", "off");
+    assert_eq!(site.value(&unwrap), "32");
     let old = site.value(WRAP);
     rotate(&site, "rsa");
     let refused = site.cluster.psql(&format!("SELECT kms_wrap.kw_set_key_version({key})")).unwrap_err();

@@ -49,6 +49,16 @@ SELECT octet_length(kms_wrap.kw_unwrap(:'w'));
 SELECT try(format('SELECT kms_wrap.kw_rewrap(%L, %s, target_layers => %L)', :'w', :a2, jsonb_build_object('1', :m1024)));
 UPDATE kms_wrap.encryption_policies SET min_nist_level = NULL;
 
+-- Nor must a rewrap bring both shares to one owner, at once or in a campaign.
+SELECT kms_wrap.kw_create_local_key('b', 'b2', 'XAES-256-GCM') AS b2 \gset
+SELECT kms_wrap.kw_wrap_dek('bare') AS bare, kms_wrap.kw_policy_add_key('bare', 'kms1', :b2) \gset
+SELECT try(format('SELECT kms_wrap.kw_rewrap(%L, %s)', :'bare', :b2));
+SELECT kms_wrap.kw_schedule_rewrap(wrapper => :'bare', target_kms1 => :b2) AS c \gset
+CALL kms_wrap.kw_run_jobs();
+SELECT status, failed, regexp_replace(last_error, '[0-9a-f]{32}', '<fingerprint>') AS last_error FROM kms_wrap.kw_rewrap_progress WHERE campaign_id = :c;
+SELECT octet_length(kms_wrap.kw_unwrap(:'bare'));
+SELECT kms_wrap.kw_policy_remove_key('bare', :b2) \g /dev/null
+
 -- require_origin: kind local authenticates the wrapper, so every path of two symmetric keys has it.
 SELECT policy_name, require_origin FROM kms_wrap.encryption_policies ORDER BY 1;
 SELECT value FROM kms_wrap.kw_describe_wrapper(:'w') WHERE item = 'origin';
