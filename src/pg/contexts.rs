@@ -12,7 +12,7 @@ use std::{
     rc::Rc,
 };
 
-/// What follows from a caller's context. Many thousands may be held, in no order, so that each is small and in one piece.
+/// What follows from a caller's context. Many thousands may be held, in no order, so that each is small: no map of its pairs beside their encoding.
 pub(crate) struct CallerContext {
     /// The `jsonb` that it is known by.
     jsonb: Box<[u8]>,
@@ -56,7 +56,6 @@ impl CallerContext {
 }
 
 /// A context in the set, found by its `jsonb`.
-#[derive(Clone)]
 struct ByJsonb(Rc<CallerContext>);
 
 impl Borrow<[u8]> for ByJsonb {

@@ -177,8 +177,13 @@ bao_start() {
 # bao_signal NAME. After STOP each of its threads has stopped, which takes a while on a busy machine.
 bao_signal() {
     kill -"$1" "$BAO_PID"
-    [[ $1 == STOP ]] || return 0
-    while grep -hs ^State: "/proc/$BAO_PID/task/"*/status | grep -qv $'\tT'; do sleep 0.01; done
+    [[ $1 != STOP ]] || kms_until 'OpenBao has stopped' bao_stopped
+}
+bao_stopped() {
+    local states
+    # A thread that ends meanwhile has no file.
+    states=$(grep -hs ^State: "/proc/$BAO_PID/task/"*/status || true)
+    [[ $states ]] && ! grep -qv $'\tT' <<<"$states"
 }
 bao_gone() { ! kill -0 "$BAO_PID"; }
 bao_kill() {

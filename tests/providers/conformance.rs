@@ -26,6 +26,15 @@ pub(crate) struct Keys {
     pub(crate) most: usize,
 }
 
+/// Wraps many shares at once, for a double that counts how many requests are under way together. To be done before [`run`], which drops calls
+/// whose requests stay under way at the double.
+pub(crate) async fn overlap(provider: &dyn Provider, name: &str) {
+    let algorithm = Algorithm::Aes256Gcm;
+    let described = provider.describe(name, None, algorithm).await.unwrap();
+    let key = ProviderKey { name, version: &described.version, algorithm, public_key: None };
+    provider.wrap(key, &to_wrap(&shares(40))).await.unwrap();
+}
+
 /// Runs the suite.
 pub(crate) async fn run(provider: Rc<dyn Provider>, keys: Keys) {
     let suite = Suite { provider, keys };

@@ -98,7 +98,9 @@ pub unsafe extern "C-unwind" fn floor_seal(fcinfo: pg_sys::FunctionCallInfo) -> 
         let trigger = (*fcinfo).context.cast::<pg_sys::TriggerData>();
         let (tuple, descriptor) = ((*trigger).tg_trigtuple, (*(*trigger).tg_relation).rd_att);
         let mut is_null = false;
-        let value = bytes(pg_sys::SPI_getbinval(tuple, descriptor, 2, &raw mut is_null));
+        let value = pg_sys::SPI_getbinval(tuple, descriptor, 2, &raw mut is_null);
+        assert!(!is_null, "the benchmark inserts no NULL");
+        let value = bytes(value);
         let (mut column, mut sealed, mut no) = (2, encrypt(value), false);
         pg_sys::Datum::from(pg_sys::heap_modify_tuple_by_cols(tuple, descriptor, 1, &raw mut column, &raw mut sealed, &raw mut no))
     }
