@@ -20,11 +20,13 @@ pub(crate) struct State {
     database: u32,
     provider: i64,
     asked: i64,
+    /// Of the configuration that the circuit is about.
+    config: u64,
     pub(crate) circuit: Circuit,
     /// Calls that came to an answer, and the microseconds that they took.
     pub(crate) calls: u64,
     pub(crate) micros: u64,
-    /// Wrapped shares that the provider rejected.
+    /// Wrapped shares that the provider's keys rejected, or opened to what does not verify.
     pub(crate) rejected: u64,
 }
 
@@ -109,6 +111,16 @@ impl Breaker {
         })
     }
 
+    /// Starts over when the provider has another configuration than the one that failed: the new one may be the remedy.
+    pub(crate) fn meet(&self, config: u64) {
+        self.with(|state, changes| {
+            if state.config != config {
+                *changes = changes.wrapping_add(u64::from(state.circuit.failures > 0));
+                (state.config, state.circuit) = (config, Circuit::default());
+            }
+        });
+    }
+
     /// What is known of the provider.
     pub(crate) fn state(&self) -> State {
         self.with(|state, _| *state)
@@ -156,10 +168,13 @@ impl Breaker {
         });
     }
 
-    /// Counts shares that the provider rejected.
+    /// Counts shares that did not verify.
     pub(crate) fn count_rejected(&self, n: usize) {
-        let n = u64::try_from(n).unwrap_or(u64::MAX);
-        self.with(|state, _| state.rejected = state.rejected.saturating_add(n));
+        let (now, n) = (clock(), u64::try_from(n).unwrap_or(u64::MAX));
+        self.with(|state, _| {
+            state.asked = now;
+            state.rejected = state.rejected.saturating_add(n);
+        });
     }
 }
 

@@ -130,7 +130,9 @@ impl Entry {
 
     /// Whether it may still be kept. Asked anew each time, so that a shorter time to live counts for what is held too.
     fn is_alive(&self) -> bool {
-        self.uses_left > 0 && revocation::now() <= self.opened.saturating_add(ttl(&self.policy)).max(self.extended)
+        let now = revocation::now();
+        let in_time = now <= self.opened.saturating_add(ttl(&self.policy));
+        self.uses_left > 0 && (in_time || (now <= self.extended && self.may_be_stale()))
     }
 
     /// Whether it may be kept for an outage, its time to live being over.

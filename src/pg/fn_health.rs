@@ -1,7 +1,7 @@
 //! SQL functions that probe providers, and take them out of use for a while. Their reference is COMMENT ON FUNCTION in `sql/finalize.sql`.
 
 use super::{
-    catalog::{health, key},
+    catalog::health,
     probe::{Probed, Round},
     report::{Failure, name as checked, required},
     revocation, spi,
@@ -40,8 +40,7 @@ fn kw_check_health(
         None => health::enabled()?.into_iter().map(health::by_id).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect(),
     };
     for target in targets {
-        let keys = key::in_use(target.id)?;
-        rounds.push(Round::new(target, keys));
+        rounds.push(Round::load(target)?);
     }
     let mut probed = Vec::new();
     for mut round in rounds {

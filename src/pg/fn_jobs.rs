@@ -135,7 +135,7 @@ fn check_targets(targets: &Targets, policy: Option<i64>) -> Result<(), Failure> 
         if key.algorithm.is_kem() != slot.layer_no().is_some() {
             return Err(Failure::bad_argument(
                 format!("key {} of algorithm {} does not fit slot {}", key.label(), key.algorithm.name(), slot.name()),
-                "Slots kms1 and kms2 take symmetric KMS keys, layers take keys of a KEM algorithm.",
+                "Slots kms1 and kms2 take symmetric and RSA keys, layers take keys of a KEM algorithm.",
             ));
         }
         if !key.is_usable() {

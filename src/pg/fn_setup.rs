@@ -177,7 +177,7 @@ fn kw_policy_add_key(
         return Err(Failure::bad_argument("invalid value for argument \"weight\"", "It must be at least 1.").into());
     }
     if key.algorithm.is_kem() != (role == Role::Layer) {
-        let limit = "Slots kms1 and kms2 take symmetric KMS keys, layers take keys of a KEM algorithm.";
+        let limit = "Slots kms1 and kms2 take symmetric and RSA keys, layers take keys of a KEM algorithm.";
         let message = format!("key {} of algorithm {} does not fit slot \"{slot}\"", key.label(), key.algorithm.name());
         return Err(Failure::bad_argument(message, limit).into());
     }

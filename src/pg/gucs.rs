@@ -227,6 +227,11 @@ pub(crate) fn health_interval() -> Option<u32> {
     u32::try_from(HEALTH_INTERVAL.get()).ok().filter(|seconds| *seconds > 0)
 }
 
+/// For how many seconds the result of a probe counts: three intervals, as the worker's suspensions do.
+pub(crate) fn probes_count() -> u32 {
+    health_interval().unwrap_or(0).saturating_mul(3)
+}
+
 /// Seconds.
 pub(crate) fn health_retention() -> i32 {
     HEALTH_RETENTION.get()

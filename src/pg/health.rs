@@ -209,7 +209,7 @@ fn policy_state(name: &str) -> Result<Finding, Failure> {
     if !policy.is_enabled {
         return Ok(finding("policy", name, "yellow", "disabled", "Set is_enabled in kms_wrap.encryption_policies to use it again"));
     }
-    let listed = key::by_policy(policy.id)?;
+    let listed = key::by_policy(policy.id, gucs::probes_count())?;
     let usable = |slot: &str| listed.iter().filter(|pk| pk.slot == slot && pk.is_usable()).map(|pk| &pk.key).collect::<Vec<_>>();
     let (kms1, kms2, layers) = (usable("kms1"), usable("kms2"), usable("layer"));
     let needed = usize::try_from(policy.min_layers).unwrap_or(0);

@@ -17,7 +17,7 @@ use serde_json::Value;
 const WHAT: &str = "provider";
 const PROBE: &str = "Try again with kms_wrap.kw_check_health(); see the provider's own log";
 
-/// One row.
+/// One row. What calls took is in it whatever the state: for PKCS#11, whose calls have no deadline, there is no other sign.
 pub(super) fn state(provider: &watch::ProviderRow) -> Result<Finding, Failure> {
     let name = provider.name.as_str();
     if let Some(why) = unusable(provider) {
@@ -26,6 +26,14 @@ pub(super) fn state(provider: &watch::ProviderRow) -> Result<Finding, Failure> {
     if !provider.is_enabled {
         return Ok(super::health::disabled(name));
     }
+    let mut found = usable(provider)?;
+    let state = Breaker::of(provider.id).state();
+    found.detail = format!("{}; {}", found.detail, calls(state.calls, state.micros));
+    Ok(found)
+}
+
+fn usable(provider: &watch::ProviderRow) -> Result<Finding, Failure> {
+    let name = provider.name.as_str();
     let latest = health::latest(provider.id)?;
     if let Some(down) = latest.as_ref().filter(|probe| probe.status == "down") {
         let suspended = if provider.suspended_until.is_some() { "; suspended" } else { "" };
@@ -54,14 +62,7 @@ pub(super) fn state(provider: &watch::ProviderRow) -> Result<Finding, Failure> {
     Ok(green(
         WHAT,
         name,
-        format!(
-            "{}, {} keys, trust domain \"{}\", up at {}, {}",
-            provider.kind,
-            provider.keys,
-            provider.trust_domain,
-            latest.checked_at,
-            calls(state.calls, state.micros)
-        ),
+        format!("{}, {} keys, trust domain \"{}\", up at {}", provider.kind, provider.keys, provider.trust_domain, latest.checked_at),
     ))
 }
 
@@ -90,10 +91,10 @@ fn unusable(provider: &watch::ProviderRow) -> Option<String> {
     Some(format!("credential file \"{}\" is missing", credentials.0.join(missing).display()))
 }
 
-/// Shares that did not verify, and settings that would limit what a role with rights on our tables can make the server call.
+/// Shares that did not verify, under keys of any kind, and settings that would limit what a role with rights on our tables can make the server call.
 pub(super) fn alarms(providers: &[watch::ProviderRow]) -> Vec<Finding> {
     let remotes: Vec<_> = providers.iter().filter(|p| p.kind != KIND).collect();
-    let mut all: Vec<_> = remotes.iter().filter_map(|p| rejected(p)).collect();
+    let mut all: Vec<_> = providers.iter().filter_map(rejected).collect();
     let over_network = |p: &&watch::ProviderRow| p.config.as_ref().is_some_and(|c| c.get("module").and_then(Value::as_str).is_none());
     if gucs::environment().allowed_endpoints.is_empty() && remotes.iter().any(over_network) {
         let action = "Set it to the endpoints of your providers";
@@ -110,5 +111,6 @@ fn rejected(provider: &watch::ProviderRow) -> Option<Finding> {
     let n = Breaker::of(provider.id).state().rejected;
     let scope = if init::is_preloaded() { "since the server's start" } else { "in this session" };
     let action = "Somebody may have changed wrappers or keys: SELECT * FROM kms_wrap.kw_verify() WHERE NOT ok";
-    (n > 0).then(|| finding("rejected shares", &provider.name, "red", format!("{n} wrapped shares did not verify {scope}"), action))
+    let s = if n == 1 { "" } else { "s" };
+    (n > 0).then(|| finding("rejected shares", &provider.name, "red", format!("{n} wrapped share{s} did not verify {scope}"), action))
 }

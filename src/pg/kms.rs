@@ -1,6 +1,7 @@
 //! This backend's providers: the one place where a catalog key meets the system that holds it.
 
 use super::{
+    breaker::Breaker,
     catalog::key::Key,
     gucs, pins,
     remote::{self, Remote},
@@ -115,11 +116,13 @@ async fn wrap_remote(remote: &Remote, key: &Key, items: &[ToWrap<'_>]) -> Answer
 
 fn open_local(key: &Key, items: &[ToOpen<'_>]) -> Answered<Option<Share>> {
     let sealed = sealed(key)?;
-    if !key.algorithm.is_kem() {
-        return with_local(|local| local.unwrap(sealed, items));
-    }
-    let shared = with_local(|local| local.decapsulate(sealed, &ciphertexts(key, items)))?;
-    Ok(open_layers(key, items, shared))
+    let shares = if key.algorithm.is_kem() {
+        open_layers(key, items, with_local(|local| local.decapsulate(sealed, &ciphertexts(key, items)))?)
+    } else {
+        with_local(|local| local.unwrap(sealed, items))?
+    };
+    count_rejected(key, rejected(&shares));
+    Ok(shares)
 }
 
 async fn open_remote(remote: &Remote, key: &Key, items: &[ToOpen<'_>]) -> Answered<Option<Share>> {
@@ -130,8 +133,21 @@ async fn open_remote(remote: &Remote, key: &Key, items: &[ToOpen<'_>]) -> Answer
     } else {
         remote.call(items.len(), |provider| provider.unwrap(key.at_provider(), items)).await?
     };
-    remote.count_rejected(shares.iter().filter(|share| share.is_none()).count());
+    count_rejected(key, rejected(&shares));
     Ok(shares)
+}
+
+fn rejected(shares: &[Option<Share>]) -> usize {
+    shares.iter().filter(|share| share.is_none()).count()
+}
+
+/// Counts shares that a key rejected, or opened to what does not verify: honest rows never have any.
+pub(crate) fn count_rejected(key: &Key, n: usize) {
+    if n > 0 {
+        Breaker::of(key.provider_id).count_rejected(n);
+        let s = if n == 1 { "" } else { "s" };
+        pgrx::log!("kms_wrap: {n} wrapped share{s} under KMS key {} did not verify", key.label());
+    }
 }
 
 /// The KEM ciphertexts of layers. A blob of the wrong length is asked for all the same, with none, so that answers stay aligned.

@@ -6,7 +6,7 @@ use super::{
         key::{self, Key, PolicyKey},
     },
     deks::settled,
-    owner,
+    gucs, owner,
     report::Failure,
     revocation, transaction,
 };
@@ -70,10 +70,10 @@ pub(crate) fn listed(policy: i64) -> Result<Rc<Vec<PolicyKey>>, Failure> {
     if let Some(listed) = with_known(|known| known.listed.get(&policy).cloned()) {
         return Ok(listed);
     }
-    let (listed, _) = settled(|| owner::reading_now(|| key::by_policy(policy)))?;
+    let (listed, _) = settled(|| owner::reading_now(|| key::by_policy(policy, gucs::probes_count())))?;
     let listed = Rc::new(listed);
-    // A suspension ends by the clock, and nobody tells.
-    if !listed.iter().any(|pk| pk.key.provider_suspended) {
+    // A suspension ends by the clock, as what a probe found does, and nobody tells.
+    if !listed.iter().any(|pk| pk.key.provider_suspended || pk.is_down) {
         with_known(|known| known.listed.insert(policy, Rc::clone(&listed)));
     }
     Ok(listed)

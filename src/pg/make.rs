@@ -1,7 +1,6 @@
 //! Making a wrapper: policy and keys in, a stored row out.
 
 use super::{
-    breaker::Breaker,
     catalog::{
         key::{Key, PolicyKey},
         policy::Policy,
@@ -9,7 +8,7 @@ use super::{
     },
     kms,
     known::{self, Lock},
-    open,
+    open, remote,
     report::Failure,
     revocation,
 };
@@ -250,8 +249,7 @@ fn choose_keys(policy: &Policy, listed: &[PolicyKey], hash: u64) -> Result<Choic
             weight: u32::try_from(pk.weight).unwrap_or(0),
             usable: pk.is_usable(),
         };
-        let is_reachable = pk.key.is_local() || !Breaker::of(pk.key.provider_id).is_open();
-        healthy.push(Candidate { usable: candidate.usable && is_reachable, ..candidate });
+        healthy.push(Candidate { usable: candidate.usable && !pk.is_down && !remote::is_away(&pk.key), ..candidate });
         candidates.push(candidate);
     }
     let draw = Draw {
@@ -262,7 +260,8 @@ fn choose_keys(policy: &Policy, listed: &[PolicyKey], hash: u64) -> Result<Choic
     };
     let limit = |n: i16| usize::try_from(n).unwrap_or(0);
     let (least, most) = (limit(policy.min_layers), limit(policy.max_layers));
-    // A provider that just failed is passed over where there is another; where there is none, it is asked, and says why not.
+    // A provider that just failed, or a key that was down when it was probed, is passed over where there is another; where there is none, it is
+    // asked, and says why not.
     choose(&healthy, least, most, draw).or_else(|_| choose(&candidates, least, most, draw)).map_err(|none| {
         let slot = none.role.name();
         Failure::state(

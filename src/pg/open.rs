@@ -1,7 +1,6 @@
 //! Opening: a stored wrapper, its keys in the catalog and their providers give a DEK, or one error.
 
 use super::{
-    breaker::Breaker,
     catalog::{
         key::{Key, KeyStatus},
         policy::Outage,
@@ -178,6 +177,7 @@ pub(crate) fn open(row: &WrapperRow, wrapper: &Wrapper, keys: &HashMap<i64, Key>
     }
     let opened = wrapper.open(&outcomes);
     if matches!(opened, Err(Unopened::DoesNotOpen)) {
+        alarm(wrapper, &slot_keys, &outcomes);
         return Err(Failure::does_not_open());
     }
     // No other path makes up for a key that answers wrongly; and whoever asks for every path wants to hear of an obstacle on any.
@@ -185,6 +185,24 @@ pub(crate) fn open(row: &WrapperRow, wrapper: &Wrapper, keys: &HashMap<i64, Key>
         return Err(failure);
     }
     opened.map_err(|_| obstacle.unwrap_or_else(Failure::does_not_open))
+}
+
+/// Tells of a wrapper that did not verify, where no key's rejection has done so. Its keys that opened to what the wrapper does not commit to stand
+/// for it; if they all opened rightly, the rest of its bytes was altered, and the first one does.
+fn alarm(wrapper: &Wrapper, keys: &[&Key], outcomes: &[Outcome]) {
+    if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Failed)) {
+        return;
+    }
+    let slots = wrapper.slots().iter().zip(keys).zip(outcomes);
+    let wrong = slots.filter(|((slot, _), outcome)| match outcome {
+        Outcome::Share(share) => !wrapper.share_is_committed(slot.header.slot, share),
+        Outcome::Failed | Outcome::Missing => false,
+    });
+    let wrong: Vec<&Key> = wrong.map(|((_, key), _)| *key).collect();
+    let blamed = if wrong.is_empty() { keys.first().copied().into_iter().collect() } else { wrong };
+    for key in blamed {
+        kms::count_rejected(key, 1);
+    }
 }
 
 /// Whether a wrapper that was opened before may still be: what [`open`] looks at before it asks a provider.
@@ -228,10 +246,9 @@ fn usable(key: &Key) -> Result<(), NoShare> {
     Err(if put_out_of_use { NoShare::Obstacle(failure) } else { NoShare::Refusal(failure) })
 }
 
-/// Whether the last call of the key's provider came to an answer. Asks nobody.
+/// Whether the last call of the key's provider came to an answer.
 fn reachable(key: &Key) -> Result<(), NoShare> {
-    let known = if key.is_local() { Ok(()) } else { Breaker::of(key.provider_id).check() };
-    known.map_err(|error| NoShare::Obstacle(Failure::provider(&key.provider, &error)))
+    remote::check_last_call(key).map_err(|error| NoShare::Obstacle(Failure::provider(&key.provider, &error)))
 }
 
 /// Asks the keys of slots, all at once.

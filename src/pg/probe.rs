@@ -4,15 +4,24 @@
 //! does not answer is not asked for its keys.
 
 use super::{
-    catalog::{health::Target, key::Key},
+    catalog::{
+        health::Target,
+        key::{self, Key},
+        wrapper::{self, WrapperRow},
+    },
     gucs,
     interrupt::block_on,
-    kms, remote,
+    kms, open, remote,
     report::Failure,
     setup,
 };
 use crate::{
-    core::{entropy::Entropy, secret::Share, slot},
+    core::{
+        entropy::Entropy,
+        secret::Share,
+        slot::{self, SlotNo},
+        wrapper::Wrapper,
+    },
     provider::{
         ProviderError,
         entropy::SystemEntropy,
@@ -21,7 +30,6 @@ use crate::{
     },
 };
 use std::{
-    cell::RefCell,
     collections::{HashMap, VecDeque},
     time::{Duration, Instant},
 };
@@ -41,22 +49,43 @@ impl Probed {
     }
 }
 
-/// A share that nobody needs, and its blob.
+/// A blob that a key is asked to open.
 struct Canary {
-    share: Share,
-    aad: [u8; 32],
+    aad: Vec<u8>,
     blob: Vec<u8>,
+    expected: Expected,
 }
 
-thread_local! {
-    /// What keys have wrapped and opened before, by reference and public key: what a key can still open that wraps no more.
-    static CANARIES: RefCell<HashMap<(Vec<u8>, Option<Vec<u8>>), Canary>> = RefCell::default();
+enum Expected {
+    /// A share that nobody needs.
+    Random(Share),
+    /// What a slot of a stored wrapper holds.
+    Stored(Wrapper, SlotNo),
+}
+
+impl Canary {
+    fn is_right(&self, share: &Share) -> bool {
+        match &self.expected {
+            Expected::Random(own) => bool::from(share.ct_eq(own)),
+            Expected::Stored(wrapper, slot) => wrapper.share_is_committed(*slot, share),
+        }
+    }
+
+    /// The slot of a stored wrapper that a key protects. A row that was edited is none: that is not the key's fault.
+    fn stored(row: &WrapperRow, key: &Key) -> Option<Self> {
+        let wrapper = open::parse(row).ok()?;
+        let slot = if row.kms1 == key.id { SlotNo::KMS1 } else { SlotNo::KMS2 };
+        let (blob, aad) = (wrapper.slot(slot)?.blob.clone(), wrapper.slot_aad(slot).ok()?);
+        Some(Self { aad, blob, expected: Expected::Stored(wrapper, slot) })
+    }
 }
 
 /// The probe of one provider.
 pub(crate) struct Round {
     target: Target,
     keys: VecDeque<Key>,
+    /// By key: a share of a wrapper, for credentials that may only unwrap.
+    stored: HashMap<i64, Canary>,
     answer: Option<Result<Duration, ProviderError>>,
     /// What has been wrapped, or not, and is to be opened next.
     wrapped: Option<(Key, Result<Duration, ProviderError>, Canary)>,
@@ -64,8 +93,17 @@ pub(crate) struct Round {
 }
 
 impl Round {
-    pub(crate) fn new(target: Target, keys: Vec<Key>) -> Self {
-        Self { target, keys: keys.into(), answer: None, wrapped: None, probed: Vec::new() }
+    /// Reads what to ask for.
+    pub(crate) fn load(target: Target) -> Result<Self, Failure> {
+        let keys = key::in_use(target.id)?;
+        let mut stored = HashMap::new();
+        // Anyone can wrap under a public key.
+        for key in keys.iter().filter(|key| !key.is_local() && key.public_key.is_none()) {
+            if let Some(canary) = wrapper::one_under(key.id)?.as_ref().and_then(|row| Canary::stored(row, key)) {
+                stored.insert(key.id, canary);
+            }
+        }
+        Ok(Self { target, keys: keys.into(), stored, answer: None, wrapped: None, probed: Vec::new() })
     }
 
     /// The provider's id.
@@ -78,7 +116,7 @@ impl Round {
         if self.answer.is_none() {
             self.ask()?;
         } else if let Some((key, wrapped, canary)) = self.wrapped.take() {
-            self.open(key, &wrapped, canary)?;
+            self.open(&key, &wrapped, &canary)?;
         } else if let Some(key) = self.keys.pop_front() {
             self.wrap(key)?;
         }
@@ -121,28 +159,26 @@ impl Round {
     }
 
     fn wrap(&mut self, key: Key) -> Result<(), Failure> {
-        let mut canary = Canary { share: Share::random(&mut SystemEntropy)?, aad: [0; 32], blob: Vec::new() };
-        SystemEntropy.fill(&mut canary.aad)?;
+        let share = Share::random(&mut SystemEntropy)?;
+        let mut aad = vec![0; 32];
+        SystemEntropy.fill(&mut aad)?;
         let start = Instant::now();
         let blob = if key.algorithm.is_kem() {
             // Anyone can encapsulate: nobody is asked.
             let ek = key.public_key.as_deref().unwrap_or_default();
-            slot::seal_layer(key.algorithm, ek, &canary.aad, &canary.share, &mut SystemEntropy)
+            slot::seal_layer(key.algorithm, ek, &aad, &share, &mut SystemEntropy)
                 .map_err(|_| ProviderError::Malformed("Its public key cannot be used.".to_owned()))
         } else {
-            let answers = kms::wrap_all(&[(&key, vec![(&canary.share, &canary.aad)])])?.pop();
+            let answers = kms::wrap_all(&[(&key, vec![(&share, &aad)])])?.pop();
             let answers = answers.ok_or_else(|| Failure::internal("KMS answer"))?;
             answers.and_then(|mut blobs| blobs.pop().ok_or_else(|| ProviderError::Malformed("It returned nothing.".to_owned())))
         };
         match blob {
-            Ok(blob) => {
-                canary.blob = blob;
-                self.wrapped = Some((key, Ok(start.elapsed()), canary));
-            }
+            Ok(blob) => self.wrapped = Some((key, Ok(start.elapsed()), Canary { aad, blob, expected: Expected::Random(share) })),
             Err(e) => {
-                let older = if matches!(e, ProviderError::Denied(_)) { take_canary(&key)? } else { None };
-                match older {
-                    Some(older) => self.wrapped = Some((key, Err(e), older)),
+                let stored = if matches!(e, ProviderError::Denied(_)) { self.stored.remove(&key.id) } else { None };
+                match stored {
+                    Some(stored) => self.wrapped = Some((key, Err(e), stored)),
                     None => self.push(&key, of_key(&Err(e), &Opened::NotTried, gucs::kms_timeout())),
                 }
             }
@@ -150,21 +186,15 @@ impl Round {
         Ok(())
     }
 
-    fn open(&mut self, key: Key, wrapped: &Result<Duration, ProviderError>, canary: Canary) -> Result<(), Failure> {
+    fn open(&mut self, key: &Key, wrapped: &Result<Duration, ProviderError>, canary: &Canary) -> Result<(), Failure> {
         let start = Instant::now();
-        let answer = kms::open_all(&[(&key, vec![(&canary.blob, &canary.aad)])])?.pop().ok_or_else(|| Failure::internal("KMS answer"))?;
+        let answer = kms::open_all(&[(key, vec![(&canary.blob, &canary.aad)])])?.pop().ok_or_else(|| Failure::internal("KMS answer"))?;
         let opened = match answer.map(|shares| shares.into_iter().next().flatten()) {
             Err(e) => Opened::Failed(e),
-            Ok(Some(share)) if bool::from(share.ct_eq(&canary.share)) => Opened::Right(start.elapsed()),
+            Ok(Some(share)) if canary.is_right(&share) => Opened::Right(start.elapsed()),
             Ok(_) => Opened::Wrong,
         };
-        // What has opened before goes back until it is rejected; what is new stays when it has opened.
-        let keeps = if wrapped.is_ok() { matches!(opened, Opened::Right(_)) } else { opened != Opened::Wrong };
-        if keeps {
-            let place = place(&key)?;
-            CANARIES.with_borrow_mut(|canaries| canaries.insert(place, canary));
-        }
-        self.push(&key, of_key(wrapped, &opened, gucs::kms_timeout()));
+        self.push(key, of_key(wrapped, &opened, gucs::kms_timeout()));
         Ok(())
     }
 
@@ -179,13 +209,4 @@ fn check_root(target: &Target) -> Result<(), ProviderError> {
     let config = serde_json::from_str(&target.config).map_err(|_| unfit())?;
     let root = setup::configured_root(&target.name, &config).map_err(|_| unfit())?;
     kms::with_local(|local| local.check_root(&root))
-}
-
-fn place(key: &Key) -> Result<(Vec<u8>, Option<Vec<u8>>), Failure> {
-    Ok((key.key_ref.encode()?, key.public_key.clone()))
-}
-
-fn take_canary(key: &Key) -> Result<Option<Canary>, Failure> {
-    let place = place(key)?;
-    Ok(CANARIES.with_borrow_mut(|canaries| canaries.remove(&place)))
 }

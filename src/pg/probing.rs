@@ -1,7 +1,7 @@
 //! A worker's probes: every provider once an interval, a call at a time between jobs; what they lead to, and how long they are kept.
 
 use super::{
-    catalog::{health, key, watch},
+    catalog::{health, watch},
     gucs,
     probe::Round,
     report::Failure,
@@ -75,8 +75,7 @@ fn load(provider: i64) -> Result<Option<Round>, Failure> {
         return Ok(None);
     }
     let Some(target) = health::by_id(provider)? else { return Ok(None) };
-    let keys = key::in_use(provider)?;
-    Ok(Some(Round::new(target, keys)))
+    Ok(Some(Round::load(target)?))
 }
 
 /// Keeps the results, suspends a provider that is down, and resumes one that was suspended for it.

@@ -16,6 +16,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     future::Future,
+    hash::{DefaultHasher, Hash, Hasher},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -56,6 +57,17 @@ pub(crate) fn of_key(key: &Key) -> Result<Rc<Remote>, ProviderError> {
     of(key.provider_id, &key.provider, &key.key_ref.kind, key.config.as_deref().unwrap_or("{}"))
 }
 
+/// Whether the key's provider failed and would not be asked now. Asks nobody.
+pub(crate) fn is_away(key: &Key) -> bool {
+    !key.is_local() && of_key(key).is_ok_and(|remote| remote.breaker.is_open())
+}
+
+/// Fails unless the last call of the key's provider came to an answer. Asks nobody.
+pub(crate) fn check_last_call(key: &Key) -> Result<(), ProviderError> {
+    // One that cannot be asked at all says so when it is.
+    if key.is_local() { Ok(()) } else { of_key(key).map_or(Ok(()), |remote| remote.breaker.check()) }
+}
+
 /// Whether the setting allows keys of this name.
 pub(crate) fn is_allowed(name: &str) -> bool {
     let patterns = gucs::allowed_keys();
@@ -76,8 +88,11 @@ pub(crate) fn of(id: i64, name: &str, kind: &str, config: &str) -> Result<Rc<Rem
         return Ok(remote);
     }
     let provider = config::provider(kind, &config, &environment).map_err(unfit)?;
-    let (name, kind) = (name.to_owned(), kind.to_owned());
-    let remote = Rc::new(Remote { name, kind, config, environment, provider, breaker: Breaker::of(id) });
+    let (name, kind, breaker) = (name.to_owned(), kind.to_owned(), Breaker::of(id));
+    let mut hasher = DefaultHasher::new();
+    config.hash(&mut hasher);
+    breaker.meet(hasher.finish());
+    let remote = Rc::new(Remote { name, kind, config, environment, provider, breaker });
     if REMOTES.with_borrow_mut(|remotes| remotes.insert(id, Rc::clone(&remote))).is_some() {
         kms::forget_proofs();
     }
@@ -159,8 +174,11 @@ impl Remote {
         loop {
             let result = patience.wait(ask(&*self.provider)).await;
             let result = result.unwrap_or_else(|| Err(ProviderError::Unavailable("It did not answer in time.".to_owned())));
+            if attempt == ATTEMPTS || !result.as_ref().is_err_and(ProviderError::is_outage) {
+                return (result, attempt);
+            }
             let pause = jittered(PAUSE.saturating_mul(1 << (attempt - 1)));
-            if attempt == ATTEMPTS || !result.as_ref().is_err_and(ProviderError::is_outage) || pause >= patience.left() {
+            if pause >= patience.left() {
                 return (result, attempt);
             }
             sleep(pause).await;
@@ -176,14 +194,6 @@ impl Remote {
     /// Whether its calls let others run while they wait.
     pub(crate) fn gives_way(&self) -> bool {
         self.provider.capabilities().interruptible
-    }
-
-    /// Counts blobs that the provider rejected, which honest rows never have.
-    pub(crate) fn count_rejected(&self, n: usize) {
-        if n > 0 {
-            self.breaker.count_rejected(n);
-            pgrx::log!("kms_wrap: key provider \"{}\" rejected {n} wrapped share{}", self.name, if n == 1 { "" } else { "s" });
-        }
     }
 }
 

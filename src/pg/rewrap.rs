@@ -137,7 +137,9 @@ impl Batch {
             },
         )
         .await;
-        plans.iter_mut().for_each(verify);
+        for plan in &mut plans {
+            verify(plan, |step| step.from);
+        }
         each_key(
             &mut plans,
             |step| step.to,
@@ -165,7 +167,9 @@ impl Batch {
             },
         )
         .await;
-        plans.iter_mut().for_each(verify);
+        for plan in &mut plans {
+            verify(plan, |step| step.to);
+        }
         self.rows.iter().zip(plans).map(|((row, _), plan)| (row.id, plan.and_then(Self::finish).unwrap_or_else(Rewrap::Failed))).collect()
     }
 
@@ -187,7 +191,7 @@ impl Batch {
             if from.algorithm.class() != to.algorithm.class() {
                 return Err(Failure::bad_argument(
                     format!("key {} is of another class than the key of slot {}", to.label(), slot.name()),
-                    "A rewrap keeps the class of a slot: symmetric KMS key, post-quantum KEM or hybrid KEM.",
+                    "A rewrap keeps the class of a slot: symmetric KMS key, RSA key, post-quantum KEM or hybrid KEM.",
                 ));
             }
             let generation = u64::try_from(generation).map_err(Failure::internal)?;
@@ -354,10 +358,17 @@ async fn each_key<'a>(
     }
 }
 
-/// Fails a plan unless each of its shares is the one that the wrapper committed to.
-fn verify(plan: &mut Result<Plan<'_>, Failure>) {
-    let verified = |p: &Plan<'_>| p.steps.iter().all(|s| s.share.as_ref().is_some_and(|sh| p.wrapper.share_is_committed(s.slot, sh)));
-    if plan.as_ref().is_ok_and(|p| !verified(p)) {
+/// Fails a plan unless each of its shares is the one that the wrapper committed to. `key_of` has opened it.
+fn verify<'a>(plan: &mut Result<Plan<'a>, Failure>, key_of: impl Fn(&Step<'a>) -> &'a Key) {
+    let Ok(p) = plan else { return };
+    let mut verified = true;
+    for step in &p.steps {
+        let is_committed = step.share.as_ref().map(|share| p.wrapper.share_is_committed(step.slot, share));
+        verified &= is_committed == Some(true);
+        // What was rejected has been counted.
+        kms::count_rejected(key_of(step), usize::from(is_committed == Some(false)));
+    }
+    if !verified {
         *plan = Err(Failure::does_not_open());
     }
 }

@@ -190,7 +190,7 @@ impl Provider for Transit {
             }
             let reply = self.call(Method::GET, "/v1/auth/token/lookup-self", None).await?;
             match reply.status {
-                200 => Ok(()),
+                200 => self.auth.renew_file_token(&http, &reply).await,
                 status => Err(wire::status_error(status, &format!("The token at {origin}"))),
             }
         })

@@ -76,6 +76,31 @@ struct Granted<'a> {
     renewable: bool,
 }
 
+/// What the server tells of a token. Times are seconds.
+#[derive(Deserialize)]
+struct Known {
+    data: Facts,
+}
+
+#[derive(Deserialize)]
+struct Facts {
+    #[serde(default)]
+    ttl: u64,
+    #[serde(default)]
+    creation_ttl: u64,
+    #[serde(default)]
+    period: u64,
+    #[serde(default)]
+    renewable: bool,
+}
+
+impl Facts {
+    /// Whether two thirds of its time are over. A token without an end has a `ttl` of 0.
+    fn is_due(&self) -> bool {
+        self.renewable && self.ttl > 0 && self.ttl.saturating_mul(3) <= self.creation_ttl.max(self.period)
+    }
+}
+
 impl Lease {
     fn new(seconds: u64, granted: Option<Duration>, renewable: bool) -> Option<Self> {
         let length = Duration::from_secs(seconds);
@@ -133,6 +158,22 @@ impl Auth {
             200 => Ok(true),
             403 => Ok(false),
             status => Err(status_error(status, &format!("The token at {}", http.endpoint().origin()))),
+        }
+    }
+
+    /// Renews the token of a file when it is due by what the server has just told of it. Whoever probes providers does it for all sessions: they
+    /// use one token, and would have to ask for its end first.
+    pub(super) async fn renew_file_token(&self, http: &Http, told: &Reply) -> Result<(), ProviderError> {
+        let facts = serde_json::from_slice::<Known>(&told.body).ok().map(|known| known.data);
+        let Some(facts) = facts.filter(|facts| !self.can_log_in() && facts.is_due()) else { return Ok(()) };
+        let session = self.session(http).await?;
+        let reply = self.send(http, Method::POST, "/v1/auth/token/renew-self", Some(&session), None).await?;
+        match reply.status {
+            200 => Ok(()),
+            status => {
+                let what = format!("The token at {} ends in {} s, and its renewal", http.endpoint().origin(), facts.ttl);
+                Err(status_error(status, &what))
+            }
         }
     }
 

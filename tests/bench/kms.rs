@@ -1,8 +1,9 @@
-//! What two KMS cost without `kms_wrap`: a bare HTTP client of OpenBao and bare calls of PKCS#11, floors that `tests/bench/run` compares with.
+//! What two KMS cost without `kms_wrap`: a bare HTTP client of OpenBao, bare calls of PKCS#11 and of ML-KEM, floors that `tests/bench/run` compares with.
 //!
 //! Arguments: OpenBao's address, its CA file, a file with a token, how many calls to make, the PKCS#11 module. Prints `name microseconds`: for a
-//! `decrypt` of one share, for the decrypt and encrypt of one share among `batch`es of 150, and for a `c_decrypt` of one share. Each under key
-//! "app", with additional data as long as real ones; connections and sessions stay open, and answers are read and thrown away.
+//! `decrypt` of one share, for `all` that a split wrapper is opened with, for the decrypt and encrypt of one share among `batch`es of 150, for
+//! the decrypt alone that a `proof` takes, and for a `c_decrypt` of one share. Each under key "app", with additional data as long as real ones; connections and sessions stay open, and answers
+//! are read and thrown away.
 #![allow(
     missing_docs,
     clippy::arithmetic_side_effects,
@@ -17,13 +18,14 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use cryptoki::{
     context::{CInitializeArgs, CInitializeFlags, Pkcs11},
     mechanism::{Mechanism, aead::GcmParams},
-    object::{Attribute, ObjectClass},
-    session::UserType,
+    object::{Attribute, ObjectClass, ObjectHandle},
+    session::{Session, UserType},
     types::{AuthPin, Ulong},
 };
+use ml_kem::{Decapsulate, ml_kem_768};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
-use std::{env, fs, sync::Arc, time::Instant};
+use std::{env, fs, hint::black_box, pin::pin, sync::Arc, time::Instant};
 
 /// Shares of one request.
 const BATCH: usize = 150;
@@ -36,13 +38,15 @@ fn main() {
     let arguments: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let [url, ca, token, calls, module] = &arguments[..] else { unreachable!("five arguments: {arguments:?}") };
     let calls: usize = calls.parse().unwrap();
+    let hsm = Hsm::open(module);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap();
     runtime.block_on(async {
         let client = Client::new(url, ca, token);
         client.time_decrypt(calls).await;
+        client.time_all(calls, &hsm).await;
         client.time_batch(calls).await;
     });
-    time_c_decrypt(module, calls);
+    hsm.time_c_decrypt(calls);
 }
 
 fn print(name: &str, start: Instant, calls: usize) {
@@ -97,6 +101,24 @@ impl Client {
         print("decrypt", start, calls);
     }
 
+    /// What OpenBao, the token and an ML-KEM-768 key have to do for one wrapper: the latter two while OpenBao answers, as the extension does it.
+    async fn time_all(&self, calls: usize, hsm: &Hsm) {
+        let (_, body) = self.bodies(1).await;
+        let private = ml_kem_768::DecapsulationKey::from_seed([5; 64].into());
+        let (ciphertext, _) = private.encapsulation_key().encapsulate_deterministic(&[6; 32].into());
+        let start = Instant::now();
+        for _ in 0..calls {
+            let mut answer = pin!(self.post("decrypt", &body));
+            assert!(futures_util::poll!(answer.as_mut()).is_pending());
+            // The connection's task sends the request.
+            tokio::task::yield_now().await;
+            hsm.decrypt();
+            black_box(private.decapsulate(&ciphertext));
+            answer.await;
+        }
+        print("all", start, calls);
+    }
+
     async fn time_batch(&self, shares: usize) {
         let (encrypt, decrypt) = self.bodies(BATCH).await;
         let batches = shares.div_ceil(BATCH);
@@ -106,25 +128,46 @@ impl Client {
             self.post("encrypt", &encrypt).await;
         }
         print("batch", start, batches * BATCH);
+        let start = Instant::now();
+        for _ in 0..batches {
+            self.post("decrypt", &decrypt).await;
+        }
+        print("proof", start, batches * BATCH);
     }
 }
 
-/// Of the token that tests/lib/kms.sh made.
-fn time_c_decrypt(module: &str, calls: usize) {
-    let context = Pkcs11::new(module).unwrap();
-    context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
-    let mut slots = context.get_slots_with_token().unwrap().into_iter();
-    let slot = slots.find(|slot| context.get_token_info(*slot).unwrap().label() == "kms").unwrap();
-    let session = context.open_ro_session(slot).unwrap();
-    session.login(UserType::User, Some(&AuthPin::new("1234".into()))).unwrap();
-    let key = session.find_objects(&[Attribute::Label(b"app".to_vec()), Attribute::Class(ObjectClass::SECRET_KEY)]).unwrap()[0];
-    let mut iv = [3; 12];
-    let sealed = session.encrypt(&Mechanism::AesGcm(GcmParams::new(&mut iv, &AAD, Ulong::new(128)).unwrap()), key, &[7; 32]).unwrap();
-    let start = Instant::now();
-    for _ in 0..calls {
+/// A session with the token that tests/lib/kms.sh made, and a share sealed under its key.
+struct Hsm {
+    session: Session,
+    key: ObjectHandle,
+    sealed: Vec<u8>,
+}
+
+impl Hsm {
+    fn open(module: &str) -> Self {
+        let context = Pkcs11::new(module).unwrap();
+        context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+        let mut slots = context.get_slots_with_token().unwrap().into_iter();
+        let slot = slots.find(|slot| context.get_token_info(*slot).unwrap().label() == "kms").unwrap();
+        let session = context.open_ro_session(slot).unwrap();
+        session.login(UserType::User, Some(&AuthPin::new("1234".into()))).unwrap();
+        let key = session.find_objects(&[Attribute::Label(b"app".to_vec()), Attribute::Class(ObjectClass::SECRET_KEY)]).unwrap()[0];
         let mut iv = [3; 12];
-        let opened = session.decrypt(&Mechanism::AesGcm(GcmParams::new(&mut iv, &AAD, Ulong::new(128)).unwrap()), key, &sealed).unwrap();
-        assert_eq!(opened, [7; 32]);
+        let sealed = session.encrypt(&Mechanism::AesGcm(GcmParams::new(&mut iv, &AAD, Ulong::new(128)).unwrap()), key, &[7; 32]).unwrap();
+        Self { session, key, sealed }
     }
-    print("c_decrypt", start, calls);
+
+    fn decrypt(&self) {
+        let mut iv = [3; 12];
+        let gcm = Mechanism::AesGcm(GcmParams::new(&mut iv, &AAD, Ulong::new(128)).unwrap());
+        assert_eq!(self.session.decrypt(&gcm, self.key, &self.sealed).unwrap(), [7; 32]);
+    }
+
+    fn time_c_decrypt(&self, calls: usize) {
+        let start = Instant::now();
+        for _ in 0..calls {
+            self.decrypt();
+        }
+        print("c_decrypt", start, calls);
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::columns::protect;
 use crate::fixture::quickstarted;
@@ -32,6 +32,17 @@ fn search(cluster: &Cluster) -> Found {
     ] {
         canaries(cluster.psql(sql).unwrap().as_bytes(), place, &mut found);
     }
+    found
+}
+
+/// Files of a cluster's directory that hold these bytes.
+pub(crate) fn files_with(cluster: &Cluster, wanted: &[u8]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    walk(Path::new(&cluster.path("")), &mut |path, bytes| {
+        if places(bytes, wanted).next().is_some() {
+            found.push(path.to_owned());
+        }
+    });
     found
 }
 

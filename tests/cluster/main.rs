@@ -29,6 +29,8 @@ mod probes;
 mod process;
 mod psql;
 mod remote;
+mod remote_health;
+mod remote_kem;
 mod servers;
 mod slow;
 mod smoke;

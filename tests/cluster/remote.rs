@@ -61,12 +61,17 @@ fn what_does_not_verify_is_no_outage() {
     assert_eq!(site.value(&swap), "1");
     assert_eq!(site.sqlstate(&unwrap(&redundant)), "39000", "the other path is there, and not taken");
     assert_eq!(site.value(&unwrap(&other)), "32");
-    assert!(site.cluster.log().contains("key provider \"bao\" rejected 1 wrapped share"), "no alarm in the log");
+    assert!(site.cluster.log().contains("1 wrapped share under KMS key 1003 (\"app\" at \"bao\") did not verify"), "no alarm in the log");
+    let alarm = "SELECT status, detail FROM kms_wrap.kw_health() WHERE component = 'rejected shares'";
+    assert_eq!(site.value(alarm), "red|1 wrapped share did not verify since the server's start");
 }
 
 #[test]
 fn a_waiting_call_ends_at_once_and_makes_no_thread() {
     let site = Site::start(&[("kms_wrap.kms_timeout", "60s")]);
+    // By its name, which has to be resolved.
+    let by_name = site.bao_config().replace("127.0.0.1", "localhost");
+    site.value(&format!("SELECT kms_wrap.kw_set_provider_config('bao', '{by_name}')"));
     let split = wrapper(&site, "split");
     let threads = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().count();
     for stop in ["pg_cancel_backend", "pg_terminate_backend", "timeout"] {
@@ -109,9 +114,15 @@ fn a_changed_configuration_counts_at_commit() {
     site.value(&format!("BEGIN; {}; ROLLBACK", set(&wrong)));
     assert_eq!(session.query(&unwrap(&split)).unwrap(), "32");
     site.value(&set(&wrong));
-    assert_eq!(session.query(&unwrap(&split)).unwrap_err().sqlstate, "58000");
+    let error = session.query(&unwrap(&split)).unwrap_err();
+    assert_eq!((error.sqlstate.as_str(), error.detail.contains(" attempts in ")), ("58000", true), "{}", error.detail);
+    // At once, in a session that was there and in a new one: what is known of the wrong endpoint says nothing of the right one.
     site.value(&set(&site.bao_config()));
-    wait_until("the right endpoint is asked", || session.query(&unwrap(&split)).is_ok());
+    assert_eq!(session.query(&unwrap(&split)).unwrap(), "32");
+    site.value(&set(&wrong));
+    assert_eq!(site.sqlstate(&unwrap(&split)), "58000");
+    site.value(&set(&site.bao_config()));
+    assert_eq!(site.value(&unwrap(&split)), "32");
     // What settings allow counts for what is there already.
     site.cluster.set(&[("kms_wrap.allowed_endpoints", "https://kms.example:*")]);
     site.cluster.reload();
@@ -143,6 +154,28 @@ fn an_outage_policy_decides_about_held_deks() {
     }
 }
 
+#[test]
+fn a_stale_dek_is_served_for_so_long() {
+    let site = Site::start(&[("kms_wrap.kms_timeout", "500ms"), ("kms_wrap.cache_ttl", "1s")]);
+    site.value("UPDATE kms_wrap.encryption_policies SET outage = 'stale', stale_for = '4 s' WHERE policy_name = 'split'");
+    let sealed = site.value("SELECT kms_wrap.kw_encrypt('x', 'split')");
+    let open = format!("SELECT convert_from(kms_wrap.kw_decrypt('{sealed}'), 'UTF8')");
+    let mut holder = site.cluster.session("postgres");
+    let start = Instant::now();
+    assert_eq!(holder.query(&open).unwrap(), "x");
+    site.bao.signal("STOP");
+    std::thread::sleep(Duration::from_secs(2).saturating_sub(start.elapsed()));
+    let served = holder.query(&open);
+    // A machine that was too busy to ask in time proves nothing.
+    if start.elapsed() < Duration::from_secs(5) {
+        assert_eq!(served.unwrap(), "x");
+    }
+    std::thread::sleep(Duration::from_secs(6).saturating_sub(start.elapsed()));
+    assert_eq!(holder.query(&open).unwrap_err().sqlstate, "58000");
+    site.bao.signal("CONT");
+    wait_until("the provider is back", || holder.query(&open).is_ok());
+}
+
 /// What the provider said last counts: a refusal is not forgotten because nobody can be asked any more.
 #[test]
 fn a_stale_dek_does_not_outlive_a_refusal() {
@@ -162,6 +195,20 @@ fn a_stale_dek_does_not_outlive_a_refusal() {
     assert_eq!(spared.query(&open).unwrap(), "x", "it has heard of no refusal");
     assert_eq!(refused.query(&open).unwrap_err().sqlstate, "58000");
     site.bao.signal("CONT");
+}
+
+/// By default every wrapper is opened again before it is stored, also by a session that has made others.
+#[test]
+fn every_wrapper_is_proved_unless_its_policy_says_otherwise() {
+    let site = Site::start(&[]);
+    let mut session = site.cluster.session("postgres");
+    let wrap = "SELECT length(kms_wrap.kw_wrap_dek('split')::text)";
+    assert_eq!(session.query(wrap).unwrap(), "36");
+    site.credential("token", site.bao.token("path \"transit/encrypt/*\" { capabilities = [\"update\"] }", "1h").as_bytes());
+    assert_eq!(session.query(wrap).unwrap_err().sqlstate, "38000", "nobody could open it");
+    assert_eq!(site.value("SELECT count(*) FROM kms_wrap.key_wrappers"), "1");
+    site.value("UPDATE kms_wrap.encryption_policies SET verify_every_wrap = false WHERE policy_name = 'split'");
+    assert_eq!(session.query(wrap).unwrap(), "36", "it has proved these keys once");
 }
 
 /// A policy that has each session prove a key once: again when the provider has other credentials, which may allow less.
@@ -201,7 +248,8 @@ fn statements_that_give_up_early_open_the_breaker_too() {
     wait_until("the breaker tries again", || site.sqlstate(&unwrap(&split)).is_empty());
 }
 
-/// From local keys to the two KMS and back while values are written and read, OpenBao being killed in between.
+/// From local keys to the two KMS and back, both slots at once, while values are written and read and DEKs opened. OpenBao is killed on the way
+/// there, and sealed on the way back.
 #[test]
 fn all_wrappers_move_there_and_back_under_a_workload() {
     let mut site = Site::start(&[("kms_wrap.worker_databases", "postgres"), ("kms_wrap.kms_timeout", "2s")]);
@@ -225,21 +273,38 @@ fn all_wrappers_move_there_and_back_under_a_workload() {
              COMMIT;
          END LOOP; END $$",
     );
-    for (from, to, kill) in [((1000, 1001), (1003, 1004), true), ((1003, 1004), (1000, 1001), false)] {
+    let mut opener = site.cluster.session("postgres");
+    opener.send(
+        "DO $$ DECLARE d record; BEGIN FOR d IN SELECT * FROM deks, generate_series(1, 2) ORDER BY random() LOOP
+             BEGIN
+                 IF sha256(kms_wrap.kw_unwrap(d.wrapper)) <> d.sha256 THEN RAISE EXCEPTION 'another DEK'; END IF;
+             EXCEPTION WHEN system_error THEN NULL; -- OpenBao is away
+             END;
+             COMMIT;
+             PERFORM pg_sleep(0.01);
+         END LOOP; END $$",
+    );
+    for (from, to, is_back) in [((1000, 1001), (1003, 1004), false), ((1003, 1004), (1000, 1001), true)] {
+        let mut campaigns = Vec::new();
         for (slot, from, to) in [("kms1", from.0, to.0), ("kms2", from.1, to.1)] {
             site.value(&format!("SELECT kms_wrap.kw_set_key_status({from}, 'retired'), kms_wrap.kw_set_key_status({to}, 'active')"));
-            let campaign = site.value(&format!("SELECT kms_wrap.kw_schedule_rewrap(from_key => {from}, target_{slot} => {to})"));
-            if kill && slot == "kms1" {
-                site.bao.kill();
-                std::thread::sleep(Duration::from_millis(300));
-                site.bao.start_again();
-            }
+            campaigns.push(site.value(&format!("SELECT kms_wrap.kw_schedule_rewrap(from_key => {from}, target_{slot} => {to})")));
+        }
+        if is_back {
+            site.bao.api("PUT", "sys/seal", &json!({}));
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        // It opens its seal by itself when it starts.
+        site.bao.kill();
+        std::thread::sleep(Duration::from_millis(300));
+        site.bao.start_again();
+        for campaign in campaigns {
             let end = format!("SELECT status FROM kms_wrap.rewrap_campaigns WHERE id = {campaign}");
             wait_until("the campaign ends", || site.value(&end) != "running");
             let failed = format!(
                 "SELECT last_error, count(*) FROM kms_wrap.rewrap_jobs WHERE campaign_id = {campaign} AND status = 'failed' GROUP BY 1"
             );
-            assert_eq!(site.value(&failed), "", "{from} to {to}");
+            assert_eq!(site.value(&failed), "", "{from:?} to {to:?}");
         }
         let under = format!(
             "SELECT count(*) FILTER (WHERE (kms1_key_id, kms2_key_id) = ({}, {})) = count(*) FROM kms_wrap.key_wrappers",
@@ -250,6 +315,7 @@ fn all_wrappers_move_there_and_back_under_a_workload() {
         assert_eq!(site.value("SELECT count(*) FROM kms_wrap.kw_verify() WHERE NOT ok"), "0");
     }
     writer.finish().unwrap();
+    opener.finish().unwrap();
 }
 
 /// Many sessions at one token, a wrong PIN among them.
@@ -290,4 +356,23 @@ fn without_preload_there_is_no_pkcs11() {
         "SELECT kms_wrap.kw_add_provider('bao', 'openbao', '{}'); SELECT kms_wrap.kw_add_kms_key('bao', 'app', 'AES-256-GCM')",
         site.bao_config()
     ));
+    site.cluster.set(&[("kms_wrap.kms_timeout", "2s")]);
+    site.cluster.reload();
+    let ask = "SELECT kms_wrap.kw_add_kms_key('bao', 'none', 'AES-256-GCM')";
+    let mut sessions = [site.cluster.session("postgres"), site.cluster.session("postgres")];
+    for session in &mut sessions {
+        assert_eq!(session.query(ask).unwrap_err().sqlstate, "42704");
+    }
+    site.bao.signal("STOP");
+    for session in &mut sessions {
+        let mut took = [0; 2].map(|_| {
+            let start = Instant::now();
+            assert_eq!(session.query(ask).unwrap_err().sqlstate, "58000");
+            start.elapsed()
+        });
+        assert!(took[0] > Duration::from_millis(1500), "it does not know of the other's wait: {took:?}");
+        took.reverse();
+        assert!(took[0] < Duration::from_secs(1), "it knows of its own: {took:?}");
+    }
+    site.bao.signal("CONT");
 }

@@ -12,7 +12,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
-const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
+pub(crate) const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
 
 /// A cluster that has the extension, `kw_quickstart`'s keys 1000 to 1002 and policy, and beside them providers `bao` (key 1003) and `hsm`
 /// (key 1004), on which policies `split` and `redundant` stand. Their layer is local key 1002.

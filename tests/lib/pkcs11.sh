@@ -41,6 +41,15 @@ provide_softhsm() {
     find_softhsm || die "SoftHSM is needed"
 }
 
+# provide_kryoptic: the module, without a token.
+provide_kryoptic() {
+    if ((EUID == 0)) && command -v apt-get >/dev/null; then
+        apt_install gcc libc6-dev make perl pkg-config libsqlite3-dev || die "Kryoptic cannot be built"
+    fi
+    build_kryoptic || die "Kryoptic is needed"
+    export KMS_WRAP_TEST_KRYOPTIC
+}
+
 find_softhsm() {
     KMS_WRAP_TEST_SOFTHSM=$(first_file /usr/lib/softhsm/libsofthsm2.so "$KW_LIB_DIR/softhsm/libsofthsm2.so" /usr/lib64/libsofthsm2.so)
     export KMS_WRAP_TEST_SOFTHSM

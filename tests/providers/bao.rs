@@ -209,7 +209,7 @@ fn certificates(directory: &Directory) {
                 -addext keyUsage=critical,keyCertSign
         done
         new -CA ca.pem -CAkey ca.key -keyout server.key -out server.pem -subj /CN=server -addext basicConstraints=critical,CA:FALSE \
-            -addext subjectAltName=IP:127.0.0.1 -addext extendedKeyUsage=serverAuth
+            -addext subjectAltName=IP:127.0.0.1,DNS:localhost -addext extendedKeyUsage=serverAuth
         new -CA ca.pem -CAkey ca.key -keyout client.key -out client.pem -subj /CN=client -addext basicConstraints=critical,CA:FALSE \
             -addext extendedKeyUsage=clientAuth
     "#;

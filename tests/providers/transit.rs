@@ -264,10 +264,13 @@ fn mounts_and_certificates() {
         let mut none = bao.config();
         none.as_object_mut().unwrap().remove("ca_file");
         assert_eq!(failure(bao.directory.provider("openbao", &none).health().await, &[]), "unavailable");
-        // A name that the certificate does not have.
+        // A name that the system knows, and one that the certificate does not have.
         let mut name = certificate.clone();
         name["endpoint"] = json!(format!("https://localhost:{}", bao.port));
-        assert_eq!(failure(with(name).health().await, &[]), "unavailable");
+        with(name.clone()).health().await.unwrap();
+        name["endpoint"] = json!(format!("https://other.localhost:{}", bao.port));
+        let error = with(name).health().await.unwrap_err();
+        assert!(error.detail().ends_with("the server's certificate is not trusted."), "{}", error.detail());
         let plain = json!({"endpoint": format!("http://127.0.0.1:{}", bao.port), "token_file": "token"});
         assert_eq!(failure(bao.directory.provider("openbao", &plain).health().await, &[]), "denied");
         // A mount that there is not; files that are not there or hold something else.

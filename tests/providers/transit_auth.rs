@@ -113,3 +113,40 @@ fn a_token_file_is_read_again_when_it_changes() {
         assert_eq!(failure(wrap().await, &[]), "denied");
     });
 }
+
+/// Whoever probes renews the token of a file for all that use it, when two thirds of its time are over.
+#[test]
+fn a_token_file_is_renewed_by_probes() {
+    run(|| async {
+        let bao = Bao::start();
+        bao.key("k1", "aes256-gcm96");
+        let ttl = |token: &str| {
+            let told = bao.api("POST", "auth/token/lookup", &json!({"token": token}));
+            told["data"]["ttl"].as_u64().unwrap_or(0)
+        };
+        let token = bao.token(POLICY, "9s");
+        bao.directory.write("token", token.as_bytes());
+        let provider = bao.directory.provider("openbao", &bao.config());
+        provider.health().await.unwrap();
+        let start = std::time::Instant::now();
+        while start.elapsed() < Duration::from_secs(12) {
+            std::thread::sleep(Duration::from_millis(500));
+            provider.health().await.unwrap();
+        }
+        assert!(ttl(&token) > 0, "it has outlived its first time to live");
+        provider.wrap(aes("k1", "1"), &to_wrap(&shares(1))).await.unwrap();
+
+        // One that may not renew itself: said while it is still good.
+        bao.api("PUT", "sys/policy/t", &json!({"policy": POLICY}));
+        let rules = "path \"auth/token/lookup-self\" { capabilities = [\"read\"] }";
+        bao.api("PUT", "sys/policy/l", &json!({"policy": rules}));
+        let body = json!({"policies": ["t", "l"], "ttl": "6s", "no_default_policy": true});
+        let made = bao.api("POST", "auth/token/create", &body)["auth"]["client_token"].as_str().unwrap().to_owned();
+        bao.directory.write("token", made.as_bytes());
+        provider.health().await.unwrap();
+        std::thread::sleep(Duration::from_millis(4200));
+        let error = provider.health().await.unwrap_err();
+        assert!(error.detail().contains(" s, and its renewal: permission denied"), "{}", error.detail());
+        provider.wrap(aes("k1", "1"), &to_wrap(&shares(1))).await.unwrap();
+    });
+}

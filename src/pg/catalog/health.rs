@@ -4,9 +4,10 @@ use crate::{
     pg::{
         probe::Probed,
         report::Failure,
+        revocation,
         spi::{self, Row},
     },
-    provider::probe::Verdict,
+    provider::probe::{Status, Verdict},
 };
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 
@@ -61,11 +62,21 @@ const RECORD: &str = "INSERT INTO kms_wrap.kms_health_checks (provider_id, kms_k
      FROM kms_wrap.kms_providers p LEFT JOIN kms_wrap.kms_keys k ON k.id OPERATOR(pg_catalog.=) $2
      WHERE p.id OPERATOR(pg_catalog.=) $1 AND ($2 IS NULL OR k.id IS NOT NULL)";
 
-/// Keeps the results of probes.
+const WAS_DOWN: &str =
+    "SELECT h.status OPERATOR(pg_catalog.=) 'down' FROM kms_wrap.kms_health_checks h WHERE h.kms_key_id OPERATOR(pg_catalog.=) $1
+     ORDER BY h.checked_at DESC, h.id DESC LIMIT 1";
+
+/// Keeps the results of probes, and tells all sessions of a key that went down or came up again: policies pick others meanwhile.
 pub(crate) fn record(probed: &[Probed]) -> Result<(), Failure> {
     for p in probed {
         let Verdict { status, error, .. } = &p.verdict;
         let key = p.key.as_ref().map(|(id, _)| *id);
+        if let Some(key) = key {
+            let was_down = spi::first(spi::select(WAS_DOWN, &[key.into()], |row| row.next())?).unwrap_or(false);
+            if was_down != (*status == Status::Down) {
+                revocation::announce()?;
+            }
+        }
         let args = [p.provider.into(), key.into(), status.name().into(), p.latency_ms().into(), error.as_deref().into()];
         spi::execute(RECORD, &args)?;
     }

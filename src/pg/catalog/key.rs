@@ -131,7 +131,10 @@ const BY_IDS: &str =
 const BY_POLICY: &str = concat!(
     "SELECT pk.slot, pk.priority, pk.weight, ",
     super::policy::algorithm_allowed!(),
-    ", ",
+    ", COALESCE((SELECT h.status OPERATOR(pg_catalog.=) 'down' AND h.checked_at OPERATOR(pg_catalog.>)
+                  (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.make_interval(secs => $2))
+                 FROM kms_wrap.kms_health_checks h WHERE h.kms_key_id OPERATOR(pg_catalog.=) k.id
+                 ORDER BY h.checked_at DESC, h.id DESC LIMIT 1), false), ",
     key_columns!(),
     " FROM kms_wrap.policy_kms_keys pk JOIN kms_wrap.kms_keys k ON k.id OPERATOR(pg_catalog.=) pk.kms_key_id",
     key_joins!(),
@@ -146,6 +149,8 @@ pub(crate) struct PolicyKey {
     pub(crate) priority: i32,
     pub(crate) weight: i32,
     algorithm_allowed: bool,
+    /// Whether the latest probe found it down, not too long ago.
+    pub(crate) is_down: bool,
     pub(crate) key: Key,
 }
 
@@ -173,11 +178,11 @@ pub(crate) fn by_id(id: i64) -> Result<Key, Failure> {
     })
 }
 
-/// The keys of a policy, in no order.
-pub(crate) fn by_policy(policy_id: i64) -> Result<Vec<PolicyKey>, Failure> {
-    let keys = spi::select(BY_POLICY, &[policy_id.into()], |row| {
-        let (slot, priority, weight, algorithm_allowed) = (row.next()?, row.next()?, row.next()?, row.next()?);
-        Ok(read(row)?.map(|key| PolicyKey { slot, priority, weight, algorithm_allowed, key }))
+/// The keys of a policy, in no order. What a probe found counts for so many seconds.
+pub(crate) fn by_policy(policy_id: i64, probes_count: u32) -> Result<Vec<PolicyKey>, Failure> {
+    let keys = spi::select(BY_POLICY, &[policy_id.into(), f64::from(probes_count).into()], |row| {
+        let (slot, priority, weight, algorithm_allowed, is_down) = (row.next()?, row.next()?, row.next()?, row.next()?, row.next()?);
+        Ok(read(row)?.map(|key| PolicyKey { slot, priority, weight, algorithm_allowed, is_down, key }))
     })?;
     Ok(keys.into_iter().flatten().collect())
 }

@@ -170,6 +170,21 @@ pub(crate) fn by_ids_to_move(ids: &[i64], layers: &[i16]) -> Result<Vec<WrapperR
     Ok(grouped(spi::select(BY_IDS_TO_MOVE, &[ids.to_vec().into(), layers.to_vec().into()], read)?))
 }
 
+const UNDER_KEY: &str =
+    "(SELECT id FROM kms_wrap.key_wrappers WHERE kms1_key_id OPERATOR(pg_catalog.=) $1 AND status OPERATOR(pg_catalog.<>) 'invalid'
+      ORDER BY kms2_key_id, wrap_version LIMIT 1)
+     UNION ALL
+     (SELECT id FROM kms_wrap.key_wrappers WHERE kms2_key_id OPERATOR(pg_catalog.=) $1 AND status OPERATOR(pg_catalog.<>) 'invalid' LIMIT 1)
+     LIMIT 1";
+
+/// Any wrapper that has the key in slot kms1 or kms2.
+pub(crate) fn one_under(key: i64) -> Result<Option<WrapperRow>, Failure> {
+    match spi::first(spi::select(UNDER_KEY, &[key.into()], |row| row.next::<i64>())?) {
+        Some(id) => Ok(spi::first(by_ids(&[id])?)),
+        None => Ok(None),
+    }
+}
+
 /// A wrapper with at most one of its layers.
 fn read(row: &mut Row) -> Result<WrapperRow, Failure> {
     let mut wrapper = WrapperRow {
