@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! make install
-//! KMS_WRAP_PG_CONFIG=/path/to/pg_config cargo test --no-default-features --test cluster
+//! KMS_WRAP_PG_CONFIG=/path/to/pg_config cargo test --no-default-features --features clouds --test cluster
 //! ```
 
 // A test stops at the first thing that is not as it should be.
@@ -14,6 +14,8 @@
 // Not every test file uses every part of the harness.
 #![allow(dead_code)]
 
+#[cfg(feature = "aws")]
+mod cloud;
 mod columns;
 mod crash;
 mod deadlines;

@@ -8,7 +8,7 @@ tier_lint() {
     check "lint/format" cargo fmt --check
     check "lint/clippy of the core" cargo clippy -q --no-default-features --all-targets -- -D warnings
     # On its own, because what plain `cargo test` skips `--all-targets` skips too.
-    check "lint/clippy of the cluster tests" cargo clippy -q --no-default-features --test cluster -- -D warnings
+    check "lint/clippy of the cluster tests" cargo clippy -q --no-default-features --features clouds --test cluster -- -D warnings
     check "lint/clippy of the provider tests" cargo clippy -q --no-default-features --features clouds --test providers -- -D warnings
     check "lint/clippy of the extension" cargo clippy -q --no-default-features --features "$pg clouds" --lib --bins -- -D warnings
     check "lint/rustdoc of the core" rustdoc_of --no-default-features

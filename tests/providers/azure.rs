@@ -293,6 +293,13 @@ fn azure_identities_sign_in() {
         ] {
             assert_eq!(class(directory.provider("azure", &config).health().await), "denied", "{config}");
         }
+        // What Entra ID says of a statement that is not of its time.
+        let statement = application(json!({"client_cert_file": "cert", "client_key_file": "key"}));
+        let text =
+            r#"{"error": "invalid_client", "error_description": "AADSTS700024: Client assertion is not within its valid time range."}"#;
+        double.web.wire.fault(Fault::Raw(401, text.to_owned()));
+        let error = directory.provider("azure", &statement).health().await.unwrap_err();
+        assert_eq!((error.class(), error.detail().contains("clocks of this server and of Azure differ")), ("denied", true), "{error:?}");
         // A new secret in the file is used at once.
         let provider = directory.provider("azure", &config(&url));
         provider.health().await.unwrap();
