@@ -50,7 +50,7 @@ COMMENT ON FUNCTION kms_wrap.kw_verify IS
 COMMENT ON FUNCTION kms_wrap.kw_health IS
     'State of root keys, providers, keys, wrappers, worker and settings: component, name, status, detail and what to do about it.';
 COMMENT ON FUNCTION kms_wrap.kw_check_health IS
-    'Probes a provider, or all that are enabled, and each of their active and retired keys now: wraps and opens a random share. Returns and keeps a row for each, kms_key_id NULL for the provider itself; on a standby it only returns them. status: up, degraded (slow, or only one of wrapping and unwrapping is allowed), down. latency_ms: of the calls that came to a good end. error: class, colon, sentence. A provider whose circuit breaker is open is down without being asked. 42501, 42704.';
+    'Probes a provider, or all that are enabled, and each of their active and retired keys now: wraps and opens a random share; where wrapping is refused, opens the share of a stored wrapper. Returns and keeps a row for each, kms_key_id NULL for the provider itself; on a standby it only returns them. status: up, degraded (slow, or only one of wrapping and unwrapping is allowed), down. latency_ms: of the calls that came to a good end. error: class, colon, sentence. A provider whose circuit breaker is open is down without being asked. 42501, 42704.';
 COMMENT ON FUNCTION kms_wrap.kw_suspend_provider IS
     'Takes a provider out of use for new wrappers and as a target of rewraps until ttl is over, and returns when that is; what it has wrapped still opens. reason: 1 to 255 characters, not beginning with health:. ttl: more than 0 and at most a year. A worker''s probes do not end it. 22004, 22023, 42501, 42704.';
 COMMENT ON FUNCTION kms_wrap.kw_resume_provider IS

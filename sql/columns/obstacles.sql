@@ -17,6 +17,19 @@ BEGIN
             FROM members m
             JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = m.relid AND d.refobjsubid = m.attnum
             UNION
+            -- Whole rows, as in to_jsonb(t): PostgreSQL records that they need the table, and of no column. An object that uses this table and a whole row of
+            -- another one is listed too.
+            SELECT d.classid, d.objid, d.objsubid
+            FROM members m
+            JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = m.relid AND d.refobjsubid = 0
+            LEFT JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+            LEFT JOIN pg_constraint r ON d.classid = 'pg_constraint'::regclass AND r.oid = d.objid
+            LEFT JOIN pg_index i ON d.classid = 'pg_class'::regclass AND i.indexrelid = d.objid
+            LEFT JOIN pg_policy y ON d.classid = 'pg_policy'::regclass AND y.oid = d.objid
+            LEFT JOIN pg_statistic_ext st ON d.classid = 'pg_statistic_ext'::regclass AND st.oid = d.objid
+            LEFT JOIN pg_proc f ON d.classid = 'pg_proc'::regclass AND f.oid = d.objid
+            WHERE concat(w.ev_action, r.conbin, i.indexprs, i.indpred, y.polqual, y.polwithcheck, st.stxexprs, f.prosqlbody) ~ '{VAR :varno [0-9]+ :varattno 0 '
+            UNION
             SELECT d.classid, d.objid, d.objsubid
             FROM pg_depend d
             WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = decrypting_view

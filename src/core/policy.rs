@@ -76,6 +76,8 @@ pub struct Candidate {
     pub weight: u32,
     /// Active, and its provider enabled and not suspended.
     pub usable: bool,
+    /// It did not fail lately, and neither did its provider.
+    pub healthy: bool,
 }
 
 /// A slot for which a policy has no usable key.
@@ -115,11 +117,14 @@ pub struct Choice {
 
 /// Chooses kms1, kms2 and between `min_layers` and `max_layers` layer keys, as many as are usable. Fails closed.
 ///
+/// Keys that are not healthy are passed over where the others of their role suffice, and never for fewer layers: where they do not, one that
+/// fails is asked, and says why.
+///
 /// # Errors
 /// [`NoKey`] names the slot that got none.
 pub fn choose(candidates: &[Candidate], min_layers: usize, max_layers: usize, draw: Draw) -> Result<Choice, NoKey> {
     let one = |role| {
-        let mut pool = usable(candidates, role);
+        let mut pool = healthy(usable(candidates, role), 1);
         take_one(&mut pool, draw, 0).ok_or(NoKey { role, usable: 0, needed: 1 })
     };
     let (kms1, kms2) = (one(Role::Kms1)?, one(Role::Kms2)?);
@@ -129,6 +134,7 @@ pub fn choose(candidates: &[Candidate], min_layers: usize, max_layers: usize, dr
     if count < min_layers {
         return Err(NoKey { role: Role::Layer, usable, needed: min_layers });
     }
+    pool = healthy(pool, count);
     let layers: Vec<i64> = (0..count).filter_map(|n| take_one(&mut pool, draw, n)).collect();
     // A key without weight cannot be drawn; fewer layers than there should be is not an answer.
     if layers.len() < count {
@@ -148,6 +154,14 @@ fn usable(candidates: &[Candidate], role: Role) -> Vec<Candidate> {
     let mut pool: Vec<_> = candidates.iter().filter(|c| c.role == role && c.usable).copied().collect();
     pool.sort_by_key(|c| (std::cmp::Reverse(c.priority), std::cmp::Reverse(c.weight), c.key));
     pool
+}
+
+/// Those of a pool that are healthy, if they are as many as are wanted; else all.
+fn healthy(pool: Vec<Candidate>, wanted: usize) -> Vec<Candidate> {
+    if pool.iter().filter(|c| c.healthy).count() < wanted {
+        return pool;
+    }
+    pool.into_iter().filter(|c| c.healthy).collect()
 }
 
 /// Takes a key of the best priority out of the pool. `nth` tells apart the picks of one wrapper.
@@ -177,7 +191,7 @@ mod tests {
     use super::*;
 
     fn candidate(key: i64, role: Role, priority: i32, weight: u32) -> Candidate {
-        Candidate { key, role, priority, weight, usable: true }
+        Candidate { key, role, priority, weight, usable: true, healthy: true }
     }
 
     fn draw(selection: Selection, number: u64) -> Draw {
@@ -245,5 +259,20 @@ mod tests {
         assert_eq!(refused.role, Role::Kms2);
         let refused = choose(&self::pool(), 4, 32, draw(Selection::Defined, 0)).unwrap_err();
         assert_eq!((refused.role, refused.usable, refused.needed), (Role::Layer, 3, 4));
+    }
+
+    #[test]
+    fn keys_that_fail_are_passed_over_where_others_suffice() {
+        let ailing =
+            |keys: &[i64]| -> Vec<Candidate> { pool().into_iter().map(|c| Candidate { healthy: !keys.contains(&c.key), ..c }).collect() };
+        let choice = |keys: &[i64], layers| choose(&ailing(keys), layers, 3, draw(Selection::Defined, 0)).unwrap();
+        assert_eq!(choice(&[3], 1).kms1, 2);
+        assert_eq!(choice(&[2, 3], 1).kms1, 1, "of a lower priority");
+        // The only one of its role is asked, and the others of another role are none the worse for it.
+        assert_eq!((choice(&[3, 4], 1).kms1, choice(&[3, 4], 1).kms2), (2, 4));
+        assert_eq!(choice(&[1, 2, 3], 1).kms1, 3);
+        // Not fewer layers than there would be.
+        assert_eq!(choice(&[7], 1).layers, [7, 5, 6]);
+        assert_eq!(choose(&ailing(&[7]), 1, 2, draw(Selection::Defined, 0)).unwrap().layers, [5, 6]);
     }
 }

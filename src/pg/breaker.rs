@@ -9,7 +9,12 @@ use crate::provider::{
     patience::Patience,
 };
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_guard, pg_sys};
-use std::{cell::RefCell, time::Duration};
+use serde_json::Value;
+use std::{
+    cell::RefCell,
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
 
 /// Providers whose state is kept, over all databases. Beyond that the one that was asked longest ago makes room.
 const PROVIDERS: usize = 64;
@@ -20,7 +25,7 @@ pub(crate) struct State {
     database: u32,
     provider: i64,
     asked: i64,
-    /// Of the configuration that the circuit is about.
+    /// The [`fingerprint`] of the configuration that the circuit is about.
     config: u64,
     pub(crate) circuit: Circuit,
     /// Calls that came to an answer, and the microseconds that they took.
@@ -67,8 +72,12 @@ fn with_table<T>(f: impl FnOnce(&mut Table) -> T) -> T {
 }
 
 impl Table {
+    fn find(&self, database: u32, provider: i64) -> Option<usize> {
+        self.states.iter().position(|s| (s.database, s.provider) == (database, provider))
+    }
+
     fn state(&mut self, database: u32, provider: i64) -> &mut State {
-        let known = self.states.iter().position(|s| (s.database, s.provider) == (database, provider));
+        let known = self.find(database, provider);
         let place = known.unwrap_or_else(|| {
             // The one that was asked longest ago makes room.
             self.states.iter().enumerate().min_by_key(|(_, s)| s.asked).map_or(0, |(place, _)| place)
@@ -82,24 +91,54 @@ impl Table {
     }
 }
 
+fn this_database() -> u32 {
+    // SAFETY: reads a variable of this process, set when it connected.
+    #[allow(unsafe_code)]
+    let database = unsafe { pg_sys::MyDatabaseId };
+    database.to_u32()
+}
+
+/// What is known of a provider by `kms_providers.id` of this database. Looking makes no place for one that nobody has asked.
+pub(crate) fn state(provider: i64) -> State {
+    let look = |table: &Table| table.find(this_database(), provider).and_then(|place| table.states.get(place).copied());
+    let found = if init::is_preloaded() { look(&SHARED.share()) } else { OWN.with_borrow(look) };
+    found.unwrap_or_default()
+}
+
+/// Counts shares under a provider's keys that did not verify.
+pub(crate) fn count_rejected(provider: i64, n: usize) {
+    let (now, n) = (clock(), u64::try_from(n).unwrap_or(u64::MAX));
+    with_table(|table| {
+        let state = table.state(this_database(), provider);
+        state.asked = now;
+        state.rejected = state.rejected.saturating_add(n);
+    });
+}
+
+/// What tells one configuration from another, in all processes of this server.
+pub(crate) fn fingerprint(config: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    config.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// How many breakers have opened or closed: whoever holds DEKs looks again when it moves.
 pub(crate) fn changes() -> u64 {
     if init::is_preloaded() { SHARED.share().changes } else { OWN.with_borrow(|table| table.changes) }
 }
 
-/// One provider's breaker.
+/// The breaker of one provider with one configuration: what failed with another says nothing about this one, which may be the remedy.
+#[derive(Clone, Copy)]
 pub(crate) struct Breaker {
     database: u32,
     provider: i64,
+    config: u64,
 }
 
 impl Breaker {
-    /// By `kms_providers.id` of this database.
-    pub(crate) fn of(provider: i64) -> Self {
-        // SAFETY: reads a variable of this process, set when it connected.
-        #[allow(unsafe_code)]
-        let database = unsafe { pg_sys::MyDatabaseId };
-        Self { database: database.to_u32(), provider }
+    /// By `kms_providers.id` of this database, and the [`fingerprint`] of its configuration.
+    pub(crate) fn of(provider: i64, config: u64) -> Self {
+        Self { database: this_database(), provider, config }
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State, &mut u64) -> T) -> T {
@@ -111,30 +150,26 @@ impl Breaker {
         })
     }
 
-    /// Starts over when the provider has another configuration than the one that failed: the new one may be the remedy.
-    pub(crate) fn meet(&self, config: u64) {
-        self.with(|state, changes| {
-            if state.config != config {
-                *changes = changes.wrapping_add(u64::from(state.circuit.failures > 0));
-                (state.config, state.circuit) = (config, Circuit::default());
-            }
-        });
-    }
-
-    /// What is known of the provider.
-    pub(crate) fn state(&self) -> State {
-        self.with(|state, _| *state)
+    /// The state of its circuit, which is closed as long as nobody has asked with this configuration.
+    fn circuit(&self) -> Circuit {
+        let state = state(self.provider);
+        if state.config == self.config { state.circuit } else { Circuit::default() }
     }
 
     /// Whether a call would be refused now.
     pub(crate) fn is_open(&self) -> bool {
         // Asked of a copy, so that nobody takes it for the call that tries.
-        self.state().circuit.admit(clock(), 0).is_err()
+        self.circuit().admit(clock(), 0).is_err()
+    }
+
+    /// Failures in a row.
+    pub(crate) fn failures(&self) -> u32 {
+        self.circuit().failures
     }
 
     /// Fails while the provider counts as unreachable.
     pub(crate) fn check(&self) -> Result<(), ProviderError> {
-        match self.state().circuit.failures {
+        match self.failures() {
             0 => Ok(()),
             failures => Err(ProviderError::Unavailable(format!("It failed the last {}.", times(failures)))),
         }
@@ -143,7 +178,11 @@ impl Breaker {
     /// Lets a call through that may take so long and waits for some time of it, or says why not.
     pub(crate) fn admit(&self, whole: Duration, wait: Duration) -> Result<Admitted<'_>, ProviderError> {
         let (now, micros) = (clock(), i64::try_from(wait.as_micros()).unwrap_or(i64::MAX));
-        let admitted = self.with(|state, _| {
+        let admitted = self.with(|state, changes| {
+            if state.config != self.config {
+                *changes = changes.wrapping_add(u64::from(state.circuit.failures > 0));
+                (state.config, state.circuit) = (self.config, Circuit::default());
+            }
             state.asked = now;
             state.circuit.admit(now, micros).map_err(|micros| (micros, state.circuit.failures))
         });
@@ -160,20 +199,14 @@ impl Breaker {
     fn end(&self, end: End, took: Option<Duration>) {
         let now = clock();
         self.with(|state, changes| {
-            *changes = changes.wrapping_add(u64::from(state.circuit.end(end, now)));
+            // A call that began before the configuration was changed says nothing about the new one.
+            if state.config == self.config {
+                *changes = changes.wrapping_add(u64::from(state.circuit.end(end, now)));
+            }
             if let Some(took) = took {
                 state.calls = state.calls.saturating_add(1);
                 state.micros = state.micros.saturating_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
             }
-        });
-    }
-
-    /// Counts shares that did not verify.
-    pub(crate) fn count_rejected(&self, n: usize) {
-        let (now, n) = (clock(), u64::try_from(n).unwrap_or(u64::MAX));
-        self.with(|state, _| {
-            state.asked = now;
-            state.rejected = state.rejected.saturating_add(n);
         });
     }
 }

@@ -175,6 +175,8 @@ struct Cache {
     entries: Vec<Entry>,
     last: usize,
     hand: usize,
+    /// When what may not be used any more was wiped last.
+    swept: i64,
 }
 
 thread_local! {
@@ -195,6 +197,20 @@ impl Cache {
             self.places.remove(&removed.wrapper);
             if let Some(moved) = self.entries.get(place) {
                 self.places.insert(moved.wrapper, place);
+            }
+        }
+    }
+
+    /// Wipes what nobody may use any more, once in a time to live: a look at every entry at each insertion would be a look at all of them for each.
+    fn sweep(&mut self) {
+        let now = revocation::now();
+        if now.saturating_sub(self.swept) <= gucs::cache_ttl() {
+            return;
+        }
+        self.swept = now;
+        for place in (0..self.entries.len()).rev() {
+            if self.entries.get(place).is_some_and(|entry| !entry.is_alive() && !entry.may_be_stale()) {
+                self.remove(place);
             }
         }
     }
@@ -296,6 +312,7 @@ pub(crate) fn insert(new: NewEntry) {
         tentative: transaction::is_tentative(),
     };
     CACHE.with_borrow_mut(|cache| {
+        cache.sweep();
         if let Some(place) = cache.place(&entry.wrapper) {
             cache.remove(place);
         }

@@ -11,7 +11,7 @@ use super::{
     grants::{self, Privilege},
     owner::as_owner,
     report::Failure,
-    spi,
+    revocation, spi,
 };
 use crate::core::scope;
 use pgrx::{
@@ -34,6 +34,7 @@ fn check_owner(relation: Oid) -> Result<String, Failure> {
 /// Fails unless the current role owns the table and may encrypt with the policy; returns the policy's id.
 pub(crate) fn check_rights(relation: Oid, policy: &str) -> Result<i64, Failure> {
     check_owner(relation)?;
+    revocation::poll();
     let policy = as_owner(|| policy::by_name(policy))?;
     grants::require(policy.id, &policy.name, Privilege::Encrypt)?;
     Ok(policy.id)

@@ -2,6 +2,7 @@
 
 use super::{
     catalog::health,
+    gucs,
     probe::{Probed, Round},
     report::{Failure, name as checked, required},
     revocation, spi,
@@ -49,7 +50,7 @@ fn kw_check_health(
     }
     // After all calls: rows of providers and keys are locked from here to the end of the transaction.
     if !spi::in_recovery() {
-        health::record(&probed)?;
+        health::record(&probed, gucs::probes_count())?;
     }
     let row = |p: Probed| {
         let latency = p.latency_ms();

@@ -206,8 +206,8 @@ fn seal_row(args: &Args) -> Result<pg_sys::Datum, Failure> {
             let old_row = old.context(&column, &place)?;
             let is_sealed = !column.is_encrypting || seal::is_sealed(&column, bytes())?;
             match (is_sealed, old_row == row) {
-                (false, _) => seal::seal(&column, &row, bytes(), statement)?,
-                (true, false) => seal::seal_again(&column, &old_row, &row, bytes(), statement)?,
+                (false, _) => seal::seal(&column, &row, bytes())?,
+                (true, false) => seal::seal_again(&column, &old_row, &row, bytes())?,
                 // Replicated rows are as the publisher has them.
                 (true, true) if is_replica => return Ok(with_index_of(old, &new, &place)),
                 (true, true) => {
@@ -215,7 +215,7 @@ fn seal_row(args: &Args) -> Result<pg_sys::Datum, Failure> {
                     let start = unsafe { varlena::start_of(value, seal::START_LEN) };
                     // SAFETY: the index column is of type bytea, which protected::place() has looked at.
                     let index_entry = place.index.and_then(|n| old.get(n)).map(|entry| unsafe { varlena::bytes_of(entry) });
-                    match seal::refresh(&column, &row, start, index_entry, bytes, statement)? {
+                    match seal::refresh(&column, &row, start, index_entry, bytes)? {
                         Some(row) => row,
                         None => return Ok(with_index_of(old, &new, &place)),
                     }

@@ -72,6 +72,7 @@ fn kw_rewrap(
 ) -> Result<i64, ErrorReport> {
     let wrapper = required("wrapper", wrapper)?;
     let targets = Targets::new(target_kms1, target_kms2, target_layers.map(|json| json.value("target_layers")).transpose()?.as_ref())?;
+    revocation::poll();
     let row = owner::as_owner(|| wrapper::by_uuid(wrapper))?;
     grants::require(row.policy_id, &row.policy_name, Privilege::Manage)?;
     open::check_status(&row)?;

@@ -1,23 +1,25 @@
 //! What kw_health says about remote providers: from the latest probes and what calls have met. It asks nobody.
 
 use super::{
-    breaker::Breaker,
+    breaker,
     catalog::{
         health::{self, Latest},
         watch,
     },
     gucs,
     health::{Finding, finding, green},
-    init, remote,
+    init,
+    remote::{self, Remote},
     report::Failure,
 };
-use crate::provider::local::KIND;
+use crate::provider::{ProviderError, local::KIND};
 use serde_json::Value;
+use std::rc::Rc;
 
 const WHAT: &str = "provider";
 const PROBE: &str = "Try again with kms_wrap.kw_check_health(); see the provider's own log";
 
-/// One row. What calls took is in it whatever the state: for PKCS#11, whose calls have no deadline, there is no other sign.
+/// One row. What calls took is in it, up or down: for PKCS#11, whose calls have no deadline, there is no other sign.
 pub(super) fn state(provider: &watch::ProviderRow) -> Result<Finding, Failure> {
     let name = provider.name.as_str();
     if let Some(why) = unusable(provider) {
@@ -27,7 +29,7 @@ pub(super) fn state(provider: &watch::ProviderRow) -> Result<Finding, Failure> {
         return Ok(super::health::disabled(name));
     }
     let mut found = usable(provider)?;
-    let state = Breaker::of(provider.id).state();
+    let state = breaker::state(provider.id);
     found.detail = format!("{}; {}", found.detail, calls(state.calls, state.micros));
     Ok(found)
 }
@@ -39,9 +41,9 @@ fn usable(provider: &watch::ProviderRow) -> Result<Finding, Failure> {
         let suspended = if provider.suspended_until.is_some() { "; suspended" } else { "" };
         return Ok(finding(WHAT, name, "red", format!("{}{suspended}", found(down)), PROBE));
     }
-    let state = Breaker::of(provider.id).state();
-    if state.circuit.failures > 0 {
-        let times = if state.circuit.failures == 1 { "time".to_owned() } else { format!("{} times", state.circuit.failures) };
+    let failures = asked(provider).map_or(0, |remote| remote.failures());
+    if failures > 0 {
+        let times = if failures == 1 { "time".to_owned() } else { format!("{failures} times") };
         return Ok(finding(WHAT, name, "red", format!("could not be reached the last {times}"), PROBE));
     }
     if let Some(suspended) = super::health::suspended(provider) {
@@ -78,12 +80,18 @@ fn calls(calls: u64, micros: u64) -> String {
     }
 }
 
+/// The provider as it is asked.
+fn asked(provider: &watch::ProviderRow) -> Result<Rc<Remote>, ProviderError> {
+    let config = provider.config.clone().unwrap_or_default();
+    remote::of(provider.id, &provider.name, &provider.kind, &config.to_string())
+}
+
 /// Why the provider cannot be asked at all: its configuration, what settings allow, a missing file.
 fn unusable(provider: &watch::ProviderRow) -> Option<String> {
-    let config = provider.config.clone().unwrap_or_default();
-    if let Err(e) = remote::of(provider.id, &provider.name, &provider.kind, &config.to_string()) {
+    if let Err(e) = asked(provider) {
         return Some(e.detail().to_owned());
     }
+    let config = provider.config.clone().unwrap_or_default();
     let credentials = gucs::environment().credentials;
     let fields = config.as_object()?.iter().filter(|(field, _)| field.ends_with("_file"));
     let mut files = fields.filter_map(|(_, name)| name.as_str());
@@ -108,9 +116,9 @@ pub(super) fn alarms(providers: &[watch::ProviderRow]) -> Vec<Finding> {
 }
 
 fn rejected(provider: &watch::ProviderRow) -> Option<Finding> {
-    let n = Breaker::of(provider.id).state().rejected;
+    let n = breaker::state(provider.id).rejected;
     let scope = if init::is_preloaded() { "since the server's start" } else { "in this session" };
     let action = "Somebody may have changed wrappers or keys: SELECT * FROM kms_wrap.kw_verify() WHERE NOT ok";
-    let s = if n == 1 { "" } else { "s" };
-    (n > 0).then(|| finding("rejected shares", &provider.name, "red", format!("{n} wrapped share{s} did not verify {scope}"), action))
+    let times = if n == 1 { "once".to_owned() } else { format!("{n} times") };
+    (n > 0).then(|| finding("rejected shares", &provider.name, "red", format!("wrapped shares did not verify {times} {scope}"), action))
 }

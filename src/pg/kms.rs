@@ -1,7 +1,7 @@
 //! This backend's providers: the one place where a catalog key meets the system that holds it.
 
 use super::{
-    breaker::Breaker,
+    breaker,
     catalog::key::Key,
     gucs, pins,
     remote::{self, Remote},
@@ -17,6 +17,7 @@ use crate::{
     },
 };
 use futures_util::{FutureExt, future::join_all};
+use pgrx::{PgLogLevel, PgSqlErrorCode};
 use std::{cell::RefCell, collections::HashMap, path::PathBuf};
 use tokio::task::yield_now;
 
@@ -144,9 +145,14 @@ fn rejected(shares: &[Option<Share>]) -> usize {
 /// Counts shares that a key rejected, or opened to what does not verify: honest rows never have any.
 pub(crate) fn count_rejected(key: &Key, n: usize) {
     if n > 0 {
-        Breaker::of(key.provider_id).count_rejected(n);
+        breaker::count_rejected(key.provider_id, n);
         let s = if n == 1 { "" } else { "s" };
-        pgrx::log!("kms_wrap: {n} wrapped share{s} under KMS key {} did not verify", key.label());
+        // Never to the client, whatever its client_min_messages: whoever tries altered bytes learns that they do not open, and no more.
+        pgrx::ereport!(
+            PgLogLevel::LOG_SERVER_ONLY,
+            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+            format!("kms_wrap: {n} wrapped share{s} under KMS key {} did not verify", key.label())
+        );
     }
 }
 

@@ -73,7 +73,7 @@ pub(crate) fn listed(policy: i64) -> Result<Rc<Vec<PolicyKey>>, Failure> {
     let (listed, _) = settled(|| owner::reading_now(|| key::by_policy(policy, gucs::probes_count())))?;
     let listed = Rc::new(listed);
     // A suspension ends by the clock, as what a probe found does, and nobody tells.
-    if !listed.iter().any(|pk| pk.key.provider_suspended || pk.is_down) {
+    if !listed.iter().any(|pk| pk.key.provider_suspended || (pk.is_down && pk.is_usable())) {
         with_known(|known| known.listed.insert(policy, Rc::clone(&listed)));
     }
     Ok(listed)

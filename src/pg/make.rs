@@ -240,17 +240,15 @@ fn slots<'k>(choice: &Choice, keys: &HashMap<i64, &'k Key>) -> Result<Vec<(SlotN
 
 fn choose_keys(policy: &Policy, listed: &[PolicyKey], hash: u64) -> Result<Choice, Failure> {
     let mut candidates = Vec::new();
-    let mut healthy = Vec::new();
     for pk in listed {
-        let candidate = Candidate {
+        candidates.push(Candidate {
             key: pk.key.id,
             role: Role::from_name(&pk.slot).ok_or_else(|| Failure::internal("slot of a policy key"))?,
             priority: pk.priority,
             weight: u32::try_from(pk.weight).unwrap_or(0),
             usable: pk.is_usable(),
-        };
-        healthy.push(Candidate { usable: candidate.usable && !pk.is_down && !remote::is_away(&pk.key), ..candidate });
-        candidates.push(candidate);
+            healthy: !pk.is_down && !remote::is_away(&pk.key),
+        });
     }
     let draw = Draw {
         selection: policy.selection,
@@ -260,9 +258,7 @@ fn choose_keys(policy: &Policy, listed: &[PolicyKey], hash: u64) -> Result<Choic
     };
     let limit = |n: i16| usize::try_from(n).unwrap_or(0);
     let (least, most) = (limit(policy.min_layers), limit(policy.max_layers));
-    // A provider that just failed, or a key that was down when it was probed, is passed over where there is another; where there is none, it is
-    // asked, and says why not.
-    choose(&healthy, least, most, draw).or_else(|_| choose(&candidates, least, most, draw)).map_err(|none| {
+    choose(&candidates, least, most, draw).map_err(|none| {
         let slot = none.role.name();
         Failure::state(
             format!("policy \"{}\" has no usable key for slot \"{slot}\"", policy.name),
@@ -328,7 +324,10 @@ fn prove(policy: &Policy, wrapper: &Wrapper, slots: &[(SlotNo, &Key)], dek: &[u8
         let shares = answer.map_err(|e| Failure::provider(&key.provider, &e))?;
         outcomes.push(shares.into_iter().next().flatten().map_or(Outcome::Failed, Outcome::Share));
     }
-    let opened = wrapper.open(&outcomes).map_err(|_| Failure::does_not_open())?;
+    let opened = wrapper.open(&outcomes).map_err(|_| {
+        open::alarm(wrapper, &slots.iter().map(|(_, key)| *key).collect::<Vec<_>>(), &outcomes);
+        Failure::does_not_open()
+    })?;
     let same = opened.expose().len() == dek.len() && bool::from(subtle::ConstantTimeEq::ct_eq(opened.expose(), dek));
     if !same {
         return Err(Failure::does_not_open());

@@ -188,19 +188,20 @@ pub(crate) fn open(row: &WrapperRow, wrapper: &Wrapper, keys: &HashMap<i64, Key>
 }
 
 /// Tells of a wrapper that did not verify, where no key's rejection has done so. Its keys that opened to what the wrapper does not commit to stand
-/// for it; if they all opened rightly, the rest of its bytes was altered, and the first one does.
-fn alarm(wrapper: &Wrapper, keys: &[&Key], outcomes: &[Outcome]) {
+/// for it; if all that were asked opened rightly, the rest of its bytes was altered, and the first of them does.
+pub(crate) fn alarm(wrapper: &Wrapper, keys: &[&Key], outcomes: &[Outcome]) {
     if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Failed)) {
         return;
     }
-    let slots = wrapper.slots().iter().zip(keys).zip(outcomes);
-    let wrong = slots.filter(|((slot, _), outcome)| match outcome {
-        Outcome::Share(share) => !wrapper.share_is_committed(slot.header.slot, share),
-        Outcome::Failed | Outcome::Missing => false,
-    });
-    let wrong: Vec<&Key> = wrong.map(|((_, key), _)| *key).collect();
-    let blamed = if wrong.is_empty() { keys.first().copied().into_iter().collect() } else { wrong };
-    for key in blamed {
+    let mut opened = Vec::new();
+    for ((slot, key), outcome) in wrapper.slots().iter().zip(keys).zip(outcomes) {
+        if let Outcome::Share(share) = outcome {
+            opened.push((*key, wrapper.share_is_committed(slot.header.slot, share)));
+        }
+    }
+    let none_is_wrong = opened.iter().all(|(_, is_committed)| *is_committed);
+    let blamed = opened.iter().filter(|(_, is_committed)| !is_committed).chain(opened.iter().take(usize::from(none_is_wrong)));
+    for (key, _) in blamed {
         kms::count_rejected(key, 1);
     }
 }

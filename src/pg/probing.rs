@@ -85,7 +85,7 @@ fn store(round: Round, interval: u32) -> Result<(), Failure> {
     }
     let provider = round.provider();
     let probed = round.finish();
-    health::record(&probed)?;
+    health::record(&probed, gucs::probes_count())?;
     let Some(own) = probed.first() else { return Ok(()) };
     let (name, error) = (&own.provider_name, own.verdict.error.as_deref().unwrap_or_default());
     if own.verdict.status != Status::Down {

@@ -1,6 +1,13 @@
 //! Remote providers of this backend: each made once for its configuration, and asked with retries, a deadline and a circuit breaker.
 
-use super::{breaker::Breaker, catalog::key::Key, gucs, interrupt::block_on, kms, report::Failure};
+use super::{
+    breaker::{Breaker, fingerprint},
+    catalog::key::Key,
+    gucs,
+    interrupt::block_on,
+    kms,
+    report::Failure,
+};
 use crate::{
     core::entropy::Entropy,
     provider::{
@@ -16,7 +23,6 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     future::Future,
-    hash::{DefaultHasher, Hash, Hasher},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -59,13 +65,12 @@ pub(crate) fn of_key(key: &Key) -> Result<Rc<Remote>, ProviderError> {
 
 /// Whether the key's provider failed and would not be asked now. Asks nobody.
 pub(crate) fn is_away(key: &Key) -> bool {
-    !key.is_local() && of_key(key).is_ok_and(|remote| remote.breaker.is_open())
+    !key.is_local() && Breaker::of(key.provider_id, key.config_fingerprint).is_open()
 }
 
 /// Fails unless the last call of the key's provider came to an answer. Asks nobody.
 pub(crate) fn check_last_call(key: &Key) -> Result<(), ProviderError> {
-    // One that cannot be asked at all says so when it is.
-    if key.is_local() { Ok(()) } else { of_key(key).map_or(Ok(()), |remote| remote.breaker.check()) }
+    if key.is_local() { Ok(()) } else { Breaker::of(key.provider_id, key.config_fingerprint).check() }
 }
 
 /// Whether the setting allows keys of this name.
@@ -88,10 +93,7 @@ pub(crate) fn of(id: i64, name: &str, kind: &str, config: &str) -> Result<Rc<Rem
         return Ok(remote);
     }
     let provider = config::provider(kind, &config, &environment).map_err(unfit)?;
-    let (name, kind, breaker) = (name.to_owned(), kind.to_owned(), Breaker::of(id));
-    let mut hasher = DefaultHasher::new();
-    config.hash(&mut hasher);
-    breaker.meet(hasher.finish());
+    let (name, kind, breaker) = (name.to_owned(), kind.to_owned(), Breaker::of(id, fingerprint(&config)));
     let remote = Rc::new(Remote { name, kind, config, environment, provider, breaker });
     if REMOTES.with_borrow_mut(|remotes| remotes.insert(id, Rc::clone(&remote))).is_some() {
         kms::forget_proofs();
@@ -184,6 +186,11 @@ impl Remote {
             sleep(pause).await;
             attempt += 1;
         }
+    }
+
+    /// Calls in a row that came to no answer.
+    pub(crate) fn failures(&self) -> u32 {
+        self.breaker.failures()
     }
 
     /// The provider itself, for what needs no call.

@@ -6,11 +6,13 @@ use super::{
     grants::{self, Privilege},
     make, open, owner, protected,
     report::Failure,
+    revocation,
 };
 use pgrx::{Uuid, pg_sys};
 
 /// Gives the scope of a current wrapper a new DEK; returns the new wrapper's uuid.
 pub(crate) fn rotate_dek(wrapper: Uuid) -> Result<[u8; 16], Failure> {
+    revocation::poll();
     let row = owner::as_owner(|| wrapper::by_uuid(wrapper))?;
     grants::require(row.policy_id, &row.policy_name, Privilege::Manage)?;
     if row.purpose != "values" {
@@ -36,6 +38,7 @@ pub(crate) fn rotate_dek(wrapper: Uuid) -> Result<[u8; 16], Failure> {
 
 /// Begins a new generation of a column's blind index, with a key of its own; returns its number.
 pub(crate) fn rotate_index(relation: pg_sys::Oid, name: &str) -> Result<i16, Failure> {
+    revocation::poll();
     let column = protected::column(&protected::by_name(relation, name)?)?;
     grants::require(column.policy.id, &column.policy.name, Privilege::Manage)?;
     let Some(index) = &column.index else {

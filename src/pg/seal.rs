@@ -51,7 +51,8 @@ impl RowContext {
     }
 }
 
-/// A value sealed by this process, in the statement and transaction of this number.
+/// A value that the caller gave plain, sealed by this process in the statement and transaction of this number. Never one that was stored: whoever may
+/// only encrypt could have it sealed for a row of their own.
 struct Sealed {
     nonce: ([u8; 12], [u8; 12]),
     transaction: u64,
@@ -81,7 +82,7 @@ pub(crate) struct Row {
 pub(crate) fn seal_new(column: &Column, row: &RowContext, value: &[u8], statement: i64, is_replica: bool) -> Result<Row, Failure> {
     with_envelope(column.is_text, value, |envelope| match envelope {
         Ok(envelope) => sealed_already(column, row, &envelope, statement, is_replica),
-        Err(Error::NotAnEnvelope) => seal(column, row, value, statement),
+        Err(Error::NotAnEnvelope) => seal_given(column, row, value, statement),
         Err(error) => Err(error.into()),
     })
 }
@@ -109,7 +110,6 @@ pub(crate) fn refresh<'a>(
     start: &[u8],
     index_entry: Option<&[u8]>,
     bytes: impl FnOnce() -> &'a [u8],
-    statement: i64,
 ) -> Result<Option<Row>, Failure> {
     let policy = &column.policy;
     let current = deks::current(&Scope { policy, ctx_sha256: row.scope, column: Some((column.uuid, None)) })?;
@@ -125,7 +125,7 @@ pub(crate) fn refresh<'a>(
         let index = index.map(|index| entry(column, index, index.generation, &plaintext)).transpose()?;
         return Ok(Some(Row { value: Sealing::Keep, index }));
     }
-    seal_again(column, row, row, bytes(), statement).map(Some)
+    seal_again(column, row, row, bytes()).map(Some)
 }
 
 /// Bytes of a stored value that name its wrapper: the head's first 20, armoured or not.
@@ -136,9 +136,9 @@ fn wrapper_of(column: &Column, start: &[u8]) -> Option<[u8; 16]> {
 }
 
 /// Seals a value for the row's new key; it was sealed for the old one.
-pub(crate) fn seal_again(column: &Column, old: &RowContext, new: &RowContext, value: &[u8], statement: i64) -> Result<Row, Failure> {
+pub(crate) fn seal_again(column: &Column, old: &RowContext, new: &RowContext, value: &[u8]) -> Result<Row, Failure> {
     let plaintext = open(column, old, value)?;
-    seal(column, new, &plaintext, statement)
+    seal(column, new, &plaintext)
 }
 
 fn open(column: &Column, row: &RowContext, value: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failure> {
@@ -175,7 +175,7 @@ fn sealed_already(column: &Column, row: &RowContext, envelope: &Envelope<'_>, st
         sealed.iter().find(mine).map(|s| s.context.clone())
     });
     match meant_for {
-        Some(other) => seal(column, row, &open_envelope(&other, envelope)?, statement),
+        Some(other) => seal_given(column, row, &open_envelope(&other, envelope)?, statement),
         None => Err(Failure::bad_argument(
             "value is an envelope that does not belong to this row",
             "A protected column takes plain values, and envelopes that were sealed for the same row.",
@@ -192,8 +192,19 @@ fn current_or_new(scope: &Scope<'_>) -> Result<[u8; 16], Failure> {
     deks::current_or_new(scope)
 }
 
-/// Seals a plain value.
-pub(crate) fn seal(column: &Column, row: &RowContext, value: &[u8], statement: i64) -> Result<Row, Failure> {
+/// Seals a value that the caller gave.
+fn seal_given(column: &Column, row: &RowContext, value: &[u8], statement: i64) -> Result<Row, Failure> {
+    let (sealed, head) = seal_with_head(column, row, value)?;
+    remember(&head, row, statement);
+    Ok(sealed)
+}
+
+/// Seals a value that was stored.
+pub(crate) fn seal(column: &Column, row: &RowContext, value: &[u8]) -> Result<Row, Failure> {
+    Ok(seal_with_head(column, row, value)?.0)
+}
+
+fn seal_with_head(column: &Column, row: &RowContext, value: &[u8]) -> Result<(Row, Head), Failure> {
     check_length(column, value)?;
     let policy = &column.policy;
     values::check_enabled(policy)?;
@@ -203,9 +214,8 @@ pub(crate) fn seal(column: &Column, row: &RowContext, value: &[u8], statement: i
         values::check_bound(entry, &row.scope)?;
         values::seal(entry, &row.value, value, policy.value_pad_to, form)
     })?;
-    remember(&head, row, statement);
     let index = column.index.as_ref().map(|index| entry(column, index, index.generation, value)).transpose()?;
-    Ok(Row { value: Sealing::Replace(output), index })
+    Ok((Row { value: Sealing::Replace(output), index }, head))
 }
 
 /// Keeps in mind for which row a value was sealed.

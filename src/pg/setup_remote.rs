@@ -1,6 +1,7 @@
 //! Set-up of remote providers and of the keys that they hold.
 
 use super::{
+    breaker,
     catalog::{
         key::{self, Key, KeyStatus},
         setup::{self, NewProvider, Provider},
@@ -99,6 +100,7 @@ pub(crate) fn add_key(
         provider: provider.to_owned(),
         provider_id: found.id,
         config: Some(config),
+        config_fingerprint: breaker::fingerprint(&found.config),
         provider_enabled: true,
         provider_suspended: false,
         trust_domain: String::new(),

@@ -167,14 +167,21 @@ impl Auth {
         let facts = serde_json::from_slice::<Known>(&told.body).ok().map(|known| known.data);
         let Some(facts) = facts.filter(|facts| !self.can_log_in() && facts.is_due()) else { return Ok(()) };
         let session = self.session(http).await?;
-        let reply = self.send(http, Method::POST, "/v1/auth/token/renew-self", Some(&session), None).await?;
-        match reply.status {
-            200 => Ok(()),
-            status => {
-                let what = format!("The token at {} ends in {} s, and its renewal", http.endpoint().origin(), facts.ttl);
-                Err(status_error(status, &what))
+        let reply = self.send(http, Method::POST, "/v1/auth/token/renew-self", Some(&session), None).await;
+        let refused = match reply {
+            Ok(reply) if reply.status == 200 => {
+                let length = serde_json::from_slice::<Login<'_>>(&reply.body).map_or(0, |login| login.auth.lease_duration);
+                // One that is renewed to no longer than it had anyway has met its last day.
+                (length <= facts.ttl).then_some("no more than it has")
             }
-        }
+            Ok(reply) => Some(status_error(reply.status, "")).filter(|e| !e.is_outage()).map(|_| "nothing"),
+            // Good for a while yet, and asked again by the next probe.
+            Err(_) => None,
+        };
+        let origin = http.endpoint().origin();
+        refused.map_or(Ok(()), |what| {
+            Err(ProviderError::Denied(format!("The token at {origin} ends in {} s, and renewing it gives {what}.", facts.ttl)))
+        })
     }
 
     /// Forgets a token that the server no longer knows.

@@ -225,14 +225,23 @@ impl Cluster {
 
     /// As [`Cluster::psql_in`], logged in as this role.
     pub(crate) fn psql_as(&self, role: &str, database: &str, sql: &str) -> Result<String, PsqlError> {
-        let mut command = self.command("psql");
-        command.args(["-X", "-At", "-q", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", "-U", role, "-d", database]);
-        let output = self.feed(&mut command, sql.as_bytes());
+        let output = self.psql_output(role, database, sql);
         if output.status.success() {
             Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
         } else {
             Err(PsqlError::parse(&String::from_utf8_lossy(&output.stderr)))
         }
+    }
+
+    /// All that the server tells a client beside rows.
+    pub(crate) fn psql_says(&self, sql: &str) -> String {
+        String::from_utf8_lossy(&self.psql_output("postgres", "postgres", sql).stderr).into_owned()
+    }
+
+    fn psql_output(&self, role: &str, database: &str, sql: &str) -> Output {
+        let mut command = self.command("psql");
+        command.args(["-X", "-At", "-q", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", "-U", role, "-d", database]);
+        self.feed(&mut command, sql.as_bytes())
     }
 
     /// Opens a connection that stays open.

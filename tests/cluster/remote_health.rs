@@ -7,7 +7,7 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 
 const WORKER: [(&str, &str); 3] =
-    [("kms_wrap.worker_databases", "postgres"), ("kms_wrap.health_interval", "1"), ("kms_wrap.kms_timeout", "1s")];
+    [("kms_wrap.worker_databases", "postgres"), ("kms_wrap.health_interval", "2"), ("kms_wrap.kms_timeout", "1s")];
 
 /// kms1's key of a new wrapper of policy `split`.
 fn picked(site: &Site) -> Result<String, String> {
@@ -67,7 +67,7 @@ fn a_key_that_is_down_is_passed_over() {
     wait_until("a probe finds it", || site.value(found).starts_with("down|not_found: "));
     assert_eq!(picked(&site).unwrap(), spare);
     // In a session that has used it, too; and as long as it is down.
-    for _ in 0..4 {
+    for _ in 0..8 {
         assert_eq!(session.query("SELECT length(kms_wrap.kw_wrap_dek('split')::text)").unwrap(), "36");
         std::thread::sleep(Duration::from_secs(1));
     }
@@ -78,6 +78,28 @@ fn a_key_that_is_down_is_passed_over() {
     site.bao.key("app", "aes256-gcm96");
     wait_until("a probe finds the new one", || site.value(found).starts_with("up|"));
     assert_eq!(picked(&site).unwrap(), "1003");
+}
+
+/// Without a worker, by probes that come later than they count for: each time, in a session that has had the time to forget.
+#[test]
+fn a_key_that_stays_down_is_told_of_again() {
+    let site = Site::start(&[("kms_wrap.health_interval", "1")]);
+    with_spare(&site);
+    site.bao.api("POST", "transit/keys/app/config", &json!({"deletion_allowed": true}));
+    site.bao.api("DELETE", "transit/keys/app", &serde_json::Value::Null);
+    let mut session = site.cluster.session("postgres");
+    let wrap = "SELECT length(kms_wrap.kw_wrap_dek('split')::text)";
+    for _ in 0..2 {
+        assert_eq!(session.query(wrap).unwrap_err().sqlstate, "38000", "nobody knows of it");
+        let start = Instant::now();
+        assert_eq!(site.value("SELECT status FROM kms_wrap.kw_check_health('bao') WHERE kms_key_id = 1003"), "down");
+        let wrapped = session.query(wrap);
+        // A machine that was too busy to ask in time proves nothing.
+        if start.elapsed() < Duration::from_secs(3) {
+            assert_eq!(wrapped.unwrap(), "36");
+        }
+        std::thread::sleep(Duration::from_secs(4));
+    }
 }
 
 #[test]
@@ -136,9 +158,11 @@ fn what_does_not_verify_is_counted_logged_and_shown() {
         blob(&other)
     );
     assert_eq!(site.value(&swap), "1");
-    assert_eq!(site.sqlstate(&unwrap(&one)), "39000");
+    // Nothing of why, whatever the client wants to hear.
+    let told = site.cluster.psql_says(&format!("SET client_min_messages = log; {}", unwrap(&one)));
+    assert!(told.contains("39000") && !told.contains("did not verify") && !told.contains("rsa"), "{told}");
     assert_eq!(site.value(&unwrap(&other)), "32");
-    assert!(rejected("bao").starts_with("red: 1 wrapped share"), "{}", rejected("bao"));
+    assert!(rejected("bao").starts_with("red: wrapped shares did not verify once "), "{}", rejected("bao"));
     assert!(site.cluster.log().contains("(\"rsa\" at \"bao\") did not verify"), "no alarm in the log");
 
     // A local key, and a byte of its blob, which stands at the end of its container.
@@ -149,7 +173,7 @@ fn what_does_not_verify_is_counted_logged_and_shown() {
     );
     assert_eq!(site.value(&flip), "1");
     assert_eq!(site.sqlstate(&unwrap(&local)), "39000");
-    assert!(rejected("local-b").starts_with("red: 1 wrapped share"), "{}", rejected("local-b"));
+    assert!(rejected("local-b").starts_with("red: wrapped shares did not verify once "), "{}", rejected("local-b"));
     assert_eq!(rejected("local-a"), "");
     // A rewrap looks too.
     site.value(
@@ -159,7 +183,7 @@ fn what_does_not_verify_is_counted_logged_and_shown() {
     let rewrap =
         format!("SELECT kms_wrap.kw_rewrap('{local}', target_kms2 => (SELECT id FROM kms_wrap.kms_keys WHERE external_key_ref = 'next'))");
     assert_eq!(site.sqlstate(&rewrap), "39000");
-    assert!(rejected("local-b").starts_with("red: 2 wrapped shares"), "{}", rejected("local-b"));
+    assert!(rejected("local-b").starts_with("red: wrapped shares did not verify 2 times "), "{}", rejected("local-b"));
 }
 
 #[test]
@@ -202,11 +226,13 @@ fn a_suspension_ends_by_the_clock() {
     let wrap = "SELECT length(kms_wrap.kw_wrap_dek('split')::text)";
     session.query(wrap).unwrap();
     let start = Instant::now();
-    session.query("SELECT kms_wrap.kw_suspend_provider('bao', 'moving house', '2 seconds')").unwrap();
-    if start.elapsed() < Duration::from_millis(1500) {
-        assert_eq!(session.query(wrap).unwrap_err().sqlstate, "55000");
+    session.query("SELECT kms_wrap.kw_suspend_provider('bao', 'moving house', '3 seconds')").unwrap();
+    let refused = session.query(wrap);
+    // A machine that was too busy to ask in time proves nothing.
+    if start.elapsed() < Duration::from_secs(3) {
+        assert_eq!(refused.unwrap_err().sqlstate, "55000");
     }
-    std::thread::sleep(Duration::from_millis(2500));
+    std::thread::sleep(Duration::from_millis(3500));
     assert_eq!(session.query(wrap).unwrap(), "36", "nobody has told");
 }
 
@@ -215,13 +241,12 @@ fn a_suspension_ends_by_the_clock() {
 fn a_token_is_nowhere_but_in_its_file() {
     let site = Site::start(&WORKER);
     let token = site.bao.token("path \"transit/decrypt/*\" { capabilities = [\"update\"] }", "1h");
-    picked(&site).unwrap();
+    let wrapper = site.value("SELECT kms_wrap.kw_wrap_dek('split')");
     site.credential("token", format!("{token}\n").as_bytes());
     assert_eq!(picked(&site).unwrap_err(), "38000", "it may not encrypt");
     site.value("SELECT count(*) FROM kms_wrap.kw_check_health()");
     site.credential("token", format!("{token}\n{token}\n").as_bytes());
-    let error = site.cluster.psql("SELECT kms_wrap.kw_wrap_dek('split')").unwrap_err();
-    assert_eq!(error.sqlstate, "38000");
+    assert_eq!(site.sqlstate(&unwrap(&wrapper)), "38000");
     site.value("SELECT count(*) FROM kms_wrap.kw_check_health(); CHECKPOINT");
     std::fs::remove_file(site.cluster.path("credentials/token")).unwrap();
     let found = files_with(&site.cluster, token.as_bytes());

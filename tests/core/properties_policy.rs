@@ -15,7 +15,7 @@ fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
     let candidate = (roles, -2..3_i32, prop_oneof![1..5_u32, Just(u32::MAX)], prop::bool::weighted(0.7));
     vec(candidate, 0..40).prop_map(|all| {
         let numbered = all.into_iter().zip(1..);
-        numbered.map(|((role, priority, weight, usable), key)| Candidate { key, role, priority, weight, usable }).collect()
+        numbered.map(|((role, priority, weight, usable), key)| Candidate { key, role, priority, weight, usable, healthy: true }).collect()
     })
 }
 
@@ -83,8 +83,8 @@ proptest! {
 
 #[test]
 fn turns_of_a_whole_round_are_as_weights_say() {
-    let key = |key, weight| Candidate { key, role: Role::Kms1, priority: 0, weight, usable: true };
-    let other = Candidate { key: 9, role: Role::Kms2, priority: 0, weight: 1, usable: true };
+    let key = |key, weight| Candidate { key, role: Role::Kms1, priority: 0, weight, usable: true, healthy: true };
+    let other = Candidate { key: 9, role: Role::Kms2, priority: 0, weight: 1, usable: true, healthy: true };
     let candidates = [key(1, 5), key(2, 1), key(3, 4), other];
     for selection in [Selection::RoundRobin, Selection::HashMod, Selection::Random] {
         let mut counts = [0; 3];
@@ -100,7 +100,7 @@ fn turns_of_a_whole_round_are_as_weights_say() {
 /// Weights are at least 1 by the catalog's CHECK. Should one be 0 all the same, a policy that asks for layers gets them or nothing.
 #[test]
 fn weightless_layer_keys_do_not_lower_the_number_of_layers() {
-    let key = |key, role, weight| Candidate { key, role, priority: 0, weight, usable: true };
+    let key = |key, role, weight| Candidate { key, role, priority: 0, weight, usable: true, healthy: true };
     let candidates = [key(1, Role::Kms1, 1), key(2, Role::Kms2, 1), key(3, Role::Layer, 0)];
     for selection in SELECTIONS {
         let draw = Draw { selection, turn: 0, random: 0, hash: 0 };
@@ -119,8 +119,9 @@ fn layer_keys_get_the_slots_in_order() {
 /// More keys than slots must not end in a wrapper with fewer layers than were chosen.
 #[test]
 fn no_more_layers_are_chosen_than_there_are_slots() {
-    let layers = (10..50).map(|key| Candidate { key, role: Role::Layer, priority: 0, weight: 1, usable: true });
-    let kms = [(1, Role::Kms1), (2, Role::Kms2)].map(|(key, role)| Candidate { key, role, priority: 0, weight: 1, usable: true });
+    let layers = (10..50).map(|key| Candidate { key, role: Role::Layer, priority: 0, weight: 1, usable: true, healthy: true });
+    let kms =
+        [(1, Role::Kms1), (2, Role::Kms2)].map(|(key, role)| Candidate { key, role, priority: 0, weight: 1, usable: true, healthy: true });
     let candidates: Vec<_> = kms.into_iter().chain(layers).collect();
     let draw = Draw { selection: Selection::Defined, turn: 0, random: 0, hash: 0 };
     if let Ok(choice) = policy::choose(&candidates, 33, 40, draw) {

@@ -124,12 +124,12 @@ fn a_token_file_is_renewed_by_probes() {
             let told = bao.api("POST", "auth/token/lookup", &json!({"token": token}));
             told["data"]["ttl"].as_u64().unwrap_or(0)
         };
-        let token = bao.token(POLICY, "9s");
+        let token = bao.token(POLICY, "15s");
         bao.directory.write("token", token.as_bytes());
         let provider = bao.directory.provider("openbao", &bao.config());
         provider.health().await.unwrap();
         let start = std::time::Instant::now();
-        while start.elapsed() < Duration::from_secs(12) {
+        while start.elapsed() < Duration::from_secs(18) {
             std::thread::sleep(Duration::from_millis(500));
             provider.health().await.unwrap();
         }
@@ -140,13 +140,13 @@ fn a_token_file_is_renewed_by_probes() {
         bao.api("PUT", "sys/policy/t", &json!({"policy": POLICY}));
         let rules = "path \"auth/token/lookup-self\" { capabilities = [\"read\"] }";
         bao.api("PUT", "sys/policy/l", &json!({"policy": rules}));
-        let body = json!({"policies": ["t", "l"], "ttl": "6s", "no_default_policy": true});
+        let body = json!({"policies": ["t", "l"], "ttl": "15s", "no_default_policy": true});
         let made = bao.api("POST", "auth/token/create", &body)["auth"]["client_token"].as_str().unwrap().to_owned();
         bao.directory.write("token", made.as_bytes());
         provider.health().await.unwrap();
-        std::thread::sleep(Duration::from_millis(4200));
+        std::thread::sleep(Duration::from_secs(11));
         let error = provider.health().await.unwrap_err();
-        assert!(error.detail().contains(" s, and its renewal: permission denied"), "{}", error.detail());
+        assert!(error.detail().ends_with(" s, and renewing it gives nothing."), "{}", error.detail());
         provider.wrap(aes("k1", "1"), &to_wrap(&shares(1))).await.unwrap();
     });
 }

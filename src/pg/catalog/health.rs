@@ -62,18 +62,32 @@ const RECORD: &str = "INSERT INTO kms_wrap.kms_health_checks (provider_id, kms_k
      FROM kms_wrap.kms_providers p LEFT JOIN kms_wrap.kms_keys k ON k.id OPERATOR(pg_catalog.=) $2
      WHERE p.id OPERATOR(pg_catalog.=) $1 AND ($2 IS NULL OR k.id IS NOT NULL)";
 
-const WAS_DOWN: &str =
-    "SELECT h.status OPERATOR(pg_catalog.=) 'down' FROM kms_wrap.kms_health_checks h WHERE h.kms_key_id OPERATOR(pg_catalog.=) $1
-     ORDER BY h.checked_at DESC, h.id DESC LIMIT 1";
+/// Whether the latest probe of key `$key` found it down, less than `$seconds` ago.
+macro_rules! is_down {
+    ($key:literal, $seconds:literal) => {
+        concat!(
+            "COALESCE((SELECT h.status OPERATOR(pg_catalog.=) 'down' AND h.checked_at OPERATOR(pg_catalog.>)
+                         (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.make_interval(secs => ",
+            $seconds,
+            ")) FROM kms_wrap.kms_health_checks h WHERE h.kms_key_id OPERATOR(pg_catalog.=) ",
+            $key,
+            " ORDER BY h.checked_at DESC, h.id DESC LIMIT 1), false)"
+        )
+    };
+}
+pub(super) use is_down;
 
-/// Keeps the results of probes, and tells all sessions of a key that went down or came up again: policies pick others meanwhile.
-pub(crate) fn record(probed: &[Probed]) -> Result<(), Failure> {
+const WAS_DOWN: &str = concat!("SELECT ", is_down!("$1", "$2"));
+
+/// Keeps the results of probes, which count for so many seconds, and tells all sessions of a key that went down: policies pick others meanwhile.
+/// That one came up again they find out for themselves, as lists with a key that is down are not kept.
+pub(crate) fn record(probed: &[Probed], probes_count: u32) -> Result<(), Failure> {
     for p in probed {
         let Verdict { status, error, .. } = &p.verdict;
         let key = p.key.as_ref().map(|(id, _)| *id);
         if let Some(key) = key {
-            let was_down = spi::first(spi::select(WAS_DOWN, &[key.into()], |row| row.next())?).unwrap_or(false);
-            if was_down != (*status == Status::Down) {
+            let was_down = || spi::select(WAS_DOWN, &[key.into(), f64::from(probes_count).into()], |row| row.next::<bool>());
+            if *status == Status::Down && spi::first(was_down()?) == Some(false) {
                 revocation::announce()?;
             }
         }

@@ -4,6 +4,7 @@ use super::Held;
 use crate::{
     core::{slot::KeyRef, suite::Algorithm},
     pg::{
+        breaker,
         report::Failure,
         spi::{self, Row},
     },
@@ -58,6 +59,8 @@ pub(crate) struct Key {
     pub(crate) provider_id: i64,
     /// The provider's configuration as JSON text; `None` for the local provider.
     pub(crate) config: Option<String>,
+    /// What tells it from another one; 0 for the local provider.
+    pub(crate) config_fingerprint: u64,
     pub(crate) provider_enabled: bool,
     pub(crate) provider_suspended: bool,
     pub(crate) trust_domain: String,
@@ -131,10 +134,9 @@ const BY_IDS: &str =
 const BY_POLICY: &str = concat!(
     "SELECT pk.slot, pk.priority, pk.weight, ",
     super::policy::algorithm_allowed!(),
-    ", COALESCE((SELECT h.status OPERATOR(pg_catalog.=) 'down' AND h.checked_at OPERATOR(pg_catalog.>)
-                  (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.make_interval(secs => $2))
-                 FROM kms_wrap.kms_health_checks h WHERE h.kms_key_id OPERATOR(pg_catalog.=) k.id
-                 ORDER BY h.checked_at DESC, h.id DESC LIMIT 1), false), ",
+    ", ",
+    super::health::is_down!("k.id", "$2"),
+    ", ",
     key_columns!(),
     " FROM kms_wrap.policy_kms_keys pk JOIN kms_wrap.kms_keys k ON k.id OPERATOR(pg_catalog.=) pk.kms_key_id",
     key_joins!(),
@@ -255,11 +257,13 @@ fn read(row: &mut Row) -> Result<Option<Key>, Failure> {
         }),
         _ => None,
     };
+    let config_fingerprint = config.as_deref().and_then(|text| serde_json::from_str(text).ok()).as_ref().map_or(0, breaker::fingerprint);
     Ok(Some(Key {
         id,
         provider,
         provider_id,
         config,
+        config_fingerprint,
         provider_enabled,
         provider_suspended,
         trust_domain,

@@ -171,13 +171,15 @@ pub(crate) fn by_ids_to_move(ids: &[i64], layers: &[i16]) -> Result<Vec<WrapperR
 }
 
 const UNDER_KEY: &str =
-    "(SELECT id FROM kms_wrap.key_wrappers WHERE kms1_key_id OPERATOR(pg_catalog.=) $1 AND status OPERATOR(pg_catalog.<>) 'invalid'
-      ORDER BY kms2_key_id, wrap_version LIMIT 1)
+    "(SELECT id FROM kms_wrap.key_wrappers WHERE kms1_key_id OPERATOR(pg_catalog.=) $1 AND status OPERATOR(pg_catalog.=) ANY ('{active,rotated}')
+      ORDER BY kms2_key_id DESC, wrap_version DESC LIMIT 1)
      UNION ALL
-     (SELECT id FROM kms_wrap.key_wrappers WHERE kms2_key_id OPERATOR(pg_catalog.=) $1 AND status OPERATOR(pg_catalog.<>) 'invalid' LIMIT 1)
+     (SELECT id FROM kms_wrap.key_wrappers
+      WHERE kms2_key_id OPERATOR(pg_catalog.>=) $1 AND kms2_key_id OPERATOR(pg_catalog.<=) $1 AND status OPERATOR(pg_catalog.=) ANY ('{active,rotated}')
+      ORDER BY kms2_key_id LIMIT 1)
      LIMIT 1";
 
-/// Any wrapper that has the key in slot kms1 or kms2.
+/// A wrapper in use that has the key in slot kms1, a late one, or kms2. Ordered, and a range of one key, so that an index is read and never the table.
 pub(crate) fn one_under(key: i64) -> Result<Option<WrapperRow>, Failure> {
     match spi::first(spi::select(UNDER_KEY, &[key.into()], |row| row.next::<i64>())?) {
         Some(id) => Ok(spi::first(by_ids(&[id])?)),

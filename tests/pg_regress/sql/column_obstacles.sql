@@ -130,3 +130,22 @@ SELECT * FROM kms_wrap.kw_protect_column('information_schema.sql_parts', 'featur
 SELECT * FROM kms_wrap.kw_protect_column('kms_wrap.sym_key', 'key_id');
 CREATE UNLOGGED TABLE unlogged (id integer PRIMARY KEY, secret text);
 SELECT detail FROM kms_wrap.kw_protect_column('unlogged', 'secret') WHERE step = 'next';
+-- Whole rows, of which PostgreSQL records no column.
+CREATE TABLE w (id integer PRIMARY KEY, secret text, CONSTRAINT whole_row CHECK (w IS NOT NULL));
+CREATE FUNCTION secret_of(w) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT ($1).secret';
+CREATE INDEX whole_index ON w (secret_of(w));
+CREATE VIEW whole_view AS SELECT to_jsonb(w) FROM w;
+CREATE MATERIALIZED VIEW whole_copies AS SELECT to_jsonb(w) FROM w;
+CREATE POLICY whole_policy ON w USING (w IS NOT NULL);
+CREATE FUNCTION reads_rows() RETURNS text LANGUAGE sql BEGIN ATOMIC SELECT w::text FROM w; END;
+CREATE VIEW unaffected_count AS SELECT count(*) FROM w;
+CREATE INDEX unaffected_partial ON w (id) WHERE id > 0;
+SELECT detail FROM kms_wrap.kw_protect_column('w', 'secret', dry_run => true) WHERE step = 'obstacle';
+SELECT * FROM kms_wrap.kw_protect_column('w', 'secret');
+DROP VIEW whole_view;
+DROP MATERIALIZED VIEW whole_copies;
+DROP POLICY whole_policy ON w;
+DROP INDEX whole_index;
+DROP FUNCTION reads_rows();
+ALTER TABLE w DROP CONSTRAINT whole_row;
+SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('w', 'secret');
