@@ -293,6 +293,20 @@ BEGIN
     LOOP
         RETURN NEXT;
     END LOOP;
+    IF blind_index IS NOT NULL THEN
+        SELECT format('the column has about %s different values: so few can be told from how often their entries in the blind index occur', round(s.n)) INTO detail
+        FROM (
+            SELECT CASE WHEN v.n_distinct < 0 THEN -v.n_distinct * c.reltuples ELSE v.n_distinct END AS n
+            FROM pg_class c
+            JOIN pg_namespace n ON n.oid = c.relnamespace
+            JOIN pg_stats v ON v.schemaname = n.nspname AND v.tablename = c.relname AND v.attname = column_name AND NOT v.inherited
+            WHERE c.oid = relation
+        ) s
+        WHERE s.n BETWEEN 1 AND 100;
+        IF FOUND THEN
+            RETURN NEXT;
+        END IF;
+    END IF;
     step := 'obstacle';
     FOREACH detail IN ARRAY COALESCE(problems, '{}') LOOP
         RETURN NEXT;

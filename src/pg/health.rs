@@ -6,7 +6,7 @@ use super::{
         key::{self, Key},
         policy, watch,
     },
-    gucs, health_providers, health_values, kms,
+    gucs, health_leaks, health_providers, health_values, kms,
     make::check_domains,
     report::Failure,
     setup, spi,
@@ -53,7 +53,9 @@ pub(crate) fn findings() -> Result<Vec<Finding>, Failure> {
     for name in watch::policy_names()? {
         all.push(policy_state(&name)?);
     }
-    all.extend(health_values::columns()?);
+    let columns = health_values::columns()?;
+    all.extend(health_leaks::findings(!columns.is_empty())?);
+    all.extend(columns);
     all.extend(health_values::grants()?);
     all.push(floors()?);
     all.push(worker()?);

@@ -32,6 +32,7 @@ mod fn_wrap;
 mod grants;
 mod gucs;
 mod health;
+mod health_leaks;
 mod health_providers;
 mod health_values;
 mod init;

@@ -6,6 +6,7 @@ pub(crate) mod grant;
 pub(crate) mod health;
 pub(crate) mod job;
 pub(crate) mod key;
+pub(crate) mod leaks;
 pub(crate) mod local;
 pub(crate) mod policy;
 pub(crate) mod protected;
