@@ -205,6 +205,12 @@ fn digit(c: u8) -> u8 {
     }
 }
 
+/// The wrapper that a raw envelope names, from its first 20 bytes.
+#[must_use]
+pub fn raw_wrapper(start: &[u8]) -> Option<[u8; 16]> {
+    start.strip_prefix(MAGIC)?.get(2..18)?.try_into().ok()
+}
+
 /// The wrapper that an armoured envelope names, from its first 32 characters.
 #[must_use]
 pub fn armoured_wrapper(start: &[u8]) -> Option<[u8; 16]> {

@@ -194,17 +194,17 @@ fn seal_row(args: &Args) -> Result<pg_sys::Datum, Failure> {
         let index = place.index.filter(|n| new.get(*n).is_some());
         return Ok(index.map_or(pg_sys::Datum::from(new.tuple), |n| replaced(&new, [(n, None)])));
     };
-    let limit = if column.is_text { MAX_TEXT } else { MAX_BYTEA };
-    // SAFETY: the column is of type text or bytea, which whoever told its place has looked at.
-    unsafe { varlena::check_len(value, "value", limit)? };
     let row = new.context(&column, &place)?;
     let unchanged = old.as_ref().and_then(|old| old.get(place.value).filter(|o| is_same(*o, value)).map(|_| old));
-    // SAFETY: as above.
+    // SAFETY: the column is of type text or bytea, which whoever told its place has looked at.
     let bytes = || unsafe { varlena::bytes_of(value) };
     let sealed = match unchanged {
         Some(old) => {
             let old_row = old.context(&column, &place)?;
-            let is_sealed = !column.is_encrypting || seal::is_sealed(&column, bytes())?;
+            let is_sealed = !column.is_encrypting || {
+                check_plain_len(&column, value)?;
+                seal::is_sealed(&column, bytes())?
+            };
             match (is_sealed, old_row == row) {
                 (false, _) => seal::seal(&column, &row, bytes())?,
                 (true, false) => seal::seal_again(&column, &old_row, &row, bytes())?,
@@ -222,7 +222,10 @@ fn seal_row(args: &Args) -> Result<pg_sys::Datum, Failure> {
                 }
             }
         }
-        None => seal::seal_new(&column, &row, bytes(), statement, is_replica)?,
+        None => {
+            check_plain_len(&column, value)?;
+            seal::seal_new(&column, &row, bytes(), statement, is_replica)?
+        }
     };
     let value = match sealed.value {
         Sealing::Replace(output) => Some((place.value, Some(output.datum()))),
@@ -234,6 +237,19 @@ fn seal_row(args: &Args) -> Result<pg_sys::Datum, Failure> {
         (Some(one), None) | (None, Some(one)) => replaced(&new, [one]),
         (None, None) => pg_sys::Datum::from(new.tuple),
     })
+}
+
+/// Refuses a plain value whose envelope would not fit, before it is decompressed or read from its TOAST table. What begins as an envelope may be
+/// longer.
+fn check_plain_len(column: &Column, value: pg_sys::Datum) -> Result<(), Failure> {
+    let limit = if column.is_text { MAX_TEXT } else { MAX_BYTEA };
+    // SAFETY: the column is of type text or bytea, which whoever told its place has looked at.
+    unsafe {
+        varlena::check_len(value, "value", limit).or_else(|too_long| {
+            let start = varlena::start_of(value, seal::START_LEN);
+            seal::wrapper_of(column, start).map(drop).ok_or(too_long)
+        })
+    }
 }
 
 /// A row restored or replicated before the column's own row: what is an envelope stays one, and nothing else passes.

@@ -131,8 +131,9 @@ pub(crate) fn refresh<'a>(
 /// Bytes of a stored value that name its wrapper: the head's first 20, armoured or not.
 pub(crate) const START_LEN: usize = 32;
 
-fn wrapper_of(column: &Column, start: &[u8]) -> Option<[u8; 16]> {
-    if column.is_text { value::armoured_wrapper(start) } else { start.get(4..20)?.try_into().ok() }
+/// The wrapper that a value names that begins so, if it begins as an envelope does.
+pub(crate) fn wrapper_of(column: &Column, start: &[u8]) -> Option<[u8; 16]> {
+    if column.is_text { value::armoured_wrapper(start) } else { value::raw_wrapper(start) }
 }
 
 /// Seals a value for the row's new key; it was sealed for the old one.
