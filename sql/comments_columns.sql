@@ -10,6 +10,11 @@ COMMENT ON COLUMN kms_wrap.protected_columns.policy_id IS 'The policy whose keys
 COMMENT ON COLUMN kms_wrap.protected_columns.tenant_column IS
     'The column whose value chooses the data key, by its name when the column was protected. NULL: one data key for the column.';
 COMMENT ON COLUMN kms_wrap.protected_columns.original_type IS 'The column''s type before, as format_type() writes it; what the view casts to and unprotecting restores.';
+COMMENT ON COLUMN kms_wrap.protected_columns.original_statistics IS 'The column''s statistics target before; -1: the default. Unprotecting restores it.';
+COMMENT ON COLUMN kms_wrap.protected_columns.original_storage IS 'The column''s storage before: plain, external, extended or main. Unprotecting restores it.';
+COMMENT ON COLUMN kms_wrap.protected_columns.original_compression IS 'The column''s compression method before; NULL: the default. Unprotecting restores it.';
+COMMENT ON COLUMN kms_wrap.protected_columns.key_forms IS
+    'The binary forms of the primary key''s columns, then of the tenant column, when the column was protected: boolean, int2, int4, int8, oid, uuid, bytes, char(n). Values are bound to them, so under other ones no row is written.';
 COMMENT ON COLUMN kms_wrap.protected_columns.storage IS 'text: armoured envelopes. bytea: raw envelopes.';
 COMMENT ON COLUMN kms_wrap.protected_columns.status IS
     'encrypting: rows from before may be plain. rewriting: all rows are sealed, the table''s old blocks still hold plain values. protected: done.';

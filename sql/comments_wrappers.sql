@@ -19,6 +19,7 @@ COMMENT ON COLUMN kms_wrap.encryption_policies.require_origin IS
 COMMENT ON COLUMN kms_wrap.encryption_policies.allow_same_trust_domain IS 'Lets kms1 and kms2 of a split wrapper be of one trust domain.';
 COMMENT ON COLUMN kms_wrap.encryption_policies.value_cipher IS 'Cipher of values: XAES-256-GCM (24-byte nonce, 16-byte tag).';
 COMMENT ON COLUMN kms_wrap.encryption_policies.cache_ttl IS 'Longest time an opened DEK of values stays in a session''s memory; the setting kms_wrap.cache_ttl may make it shorter. kw_unwrap keeps none.';
+COMMENT ON COLUMN kms_wrap.encryption_policies.cache_uses IS 'Most values that a session encrypts or decrypts with an opened DEK before it opens the wrapper again; the setting kms_wrap.cache_uses may make them fewer. NULL: no limit of the policy''s.';
 COMMENT ON COLUMN kms_wrap.encryption_policies.outage IS
     'What a session may do with DEKs of values that it holds when a provider that is needed cannot be reached: fail (nothing); cache (use them until cache_ttl); stale (and for stale_for longer). What is not held fails with 58000 in any case.';
 COMMENT ON COLUMN kms_wrap.encryption_policies.stale_for IS 'With outage stale: how much longer than cache_ttl a held DEK is used while its provider cannot be reached. At most 7 days.';

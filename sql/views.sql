@@ -74,7 +74,7 @@ WHERE a.status = 'deprecated';
 CREATE VIEW kms_wrap.vw_encryption_policies WITH (security_barrier) AS
 SELECT p.id, p.policy_name, p.mode, p.layer_selection, p.min_layers, p.max_layers, p.aad_template, p.notes, p.created_at,
     p.policy_uuid, p.composition, p.min_nist_level, p.require_origin, p.allow_same_trust_domain, p.value_cipher, p.cache_ttl,
-    p.outage, p.dek_scope, p.is_enabled, p.stale_for, p.verify_every_wrap, p.value_pad_to
+    p.cache_uses, p.outage, p.dek_scope, p.is_enabled, p.stale_for, p.verify_every_wrap, p.value_pad_to
 FROM kms_wrap.encryption_policies p;
 
 CREATE VIEW kms_wrap.vw_policy_kms_keys WITH (security_barrier) AS

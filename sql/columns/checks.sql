@@ -151,6 +151,12 @@ BEGIN
     ELSIF tenant_column IS NOT NULL AND tenant_column <> ALL (names) THEN
         RAISE EXCEPTION 'column "%" of table % does not exist', tenant_column, relation USING ERRCODE = '42703';
     END IF;
+    PERFORM FROM kms_wrap.kw_column_lookup(relation, column_name) l WHERE NOT l.has_its_key;
+    IF FOUND THEN
+        RAISE EXCEPTION 'the primary key of a protected table, or the type of a key or tenant column, is not what it was'
+            USING ERRCODE = '55000', DETAIL = format('Column "%s" of table %s.', column_name, relation),
+                  HINT = 'Change it back: the values are bound to the key, and open under no other.';
+    END IF;
     -- A tenant column of the primary key is bound twice, once in each role.
     RETURN names;
 END

@@ -51,12 +51,22 @@ BEGIN
     SELECT string_agg(format('DROP CONSTRAINT %I', c.conname), ', ' ORDER BY c.conname) INTO constraints
     FROM pg_constraint c
     WHERE c.conrelid = relation AND c.contype = 'c' AND c.conname IN ('kw_sealed_' || hex, 'kw_tenant_' || hex, 'kw_index_' || hex);
-    statements := statements || format(
+    -- In one statement, so that the table is written with the old settings.
+    statements := statements || (format(
         'ALTER TABLE %s %s, ALTER COLUMN %I TYPE %s%s USING %s', relation, constraints, column_name, found_column.original_type,
         COALESCE(' COLLATE ' || collation_name, ''),
         format(CASE found_column.storage WHEN 'bytea' THEN 'kms_wrap.kw_open_column(%L, %I, %s)' ELSE 'kms_wrap.kw_open_column_text(%L, %I, %s)' END,
-               found_column.column_uuid, column_name, arguments));
-    statements := statements || format('ALTER TABLE %s ALTER COLUMN %I SET STATISTICS -1', relation, column_name);
+               found_column.column_uuid, column_name, arguments))
+        || format(', ALTER COLUMN %I SET STATISTICS %s', column_name, found_column.original_statistics)
+        || CASE WHEN found_column.original_storage <> 'extended'
+                THEN format(', ALTER COLUMN %I SET STORAGE %s', column_name, upper(found_column.original_storage)) ELSE '' END
+        || CASE WHEN found_column.original_compression IS NOT NULL
+                THEN format(', ALTER COLUMN %I SET COMPRESSION %s', column_name, found_column.original_compression) ELSE '' END);
+    -- That one setting does not reach the partitions.
+    SELECT statements || array_agg(format('ALTER TABLE %s ALTER COLUMN %I SET COMPRESSION %s', t.member, column_name, found_column.original_compression))
+    INTO statements
+    FROM kms_wrap.kw_column_tables(relation) t
+    WHERE found_column.original_compression IS NOT NULL AND t.member <> relation;
     IF found_column.index_column IS NOT NULL THEN
         statements := statements || format('ALTER TABLE %s DROP COLUMN %I', relation, found_column.index_column);
     END IF;

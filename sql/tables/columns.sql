@@ -10,6 +10,10 @@ CREATE TABLE kms_wrap.protected_columns (
     policy_id            bigint         NOT NULL,
     tenant_column        name,
     original_type        text           NOT NULL,
+    original_statistics  smallint       NOT NULL DEFAULT -1,
+    original_storage     text           NOT NULL DEFAULT 'extended',
+    original_compression text,
+    key_forms            text[]         NOT NULL,
     storage              text           NOT NULL,
     status               text           NOT NULL DEFAULT 'encrypting',
     index_column         name,
@@ -32,6 +36,8 @@ CREATE TABLE kms_wrap.protected_columns (
     CONSTRAINT fk_protected_columns_policy FOREIGN KEY (policy_id)
         REFERENCES kms_wrap.encryption_policies (id) ON DELETE RESTRICT,
     CONSTRAINT chk_protected_columns_storage CHECK (storage IN ('text', 'bytea')),
+    CONSTRAINT chk_protected_columns_original_storage CHECK (original_storage IN ('plain', 'external', 'extended', 'main')),
+    CONSTRAINT chk_protected_columns_original_compression CHECK (original_compression IN ('pglz', 'lz4')),
     CONSTRAINT chk_protected_columns_status CHECK (status IN ('encrypting', 'rewriting', 'protected')),
     CONSTRAINT chk_protected_columns_index CHECK (
         num_nulls(index_column, index_bytes, index_normalisation, index_unique) IN (0, 4)),

@@ -269,6 +269,7 @@ pub(crate) fn confirm(wrapper: &[u8; 16], epoch: u64, policy: Rc<Policy>, is_act
     CACHE.with_borrow_mut(|cache| {
         if let Some(entry) = cache.place(wrapper).and_then(|place| cache.entries.get_mut(place)) {
             entry.epoch = epoch;
+            entry.uses_left = entry.uses_left.min(uses(&policy));
             entry.policy = policy;
             entry.is_active = is_active;
             entry.tentative |= tentative;
@@ -290,11 +291,17 @@ fn ttl(policy: &Policy) -> i64 {
     policy.cache_ttl.min(gucs::cache_ttl())
 }
 
+/// How often a policy's DEKs may be used before they are opened again.
+fn uses(policy: &Policy) -> u64 {
+    let own = policy.cache_uses.and_then(|uses| u64::try_from(uses).ok());
+    own.map_or(gucs::cache_uses(), |own| own.min(gucs::cache_uses()))
+}
+
 /// Takes a DEK in.
 pub(crate) fn insert(new: NewEntry) {
     let limit = gucs::cache_entries();
     // Without a time to live it serves the call that it was read for.
-    let uses_left = if ttl(&new.policy) == 0 { 1 } else { gucs::cache_uses() };
+    let uses_left = if ttl(&new.policy) == 0 { 1 } else { uses(&new.policy) };
     let entry = Entry {
         wrapper: new.wrapper,
         policy: new.policy,

@@ -10,6 +10,7 @@ use super::{
     deks::{self, Scope},
     grants::{self, Privilege},
     owner::as_owner,
+    protected::key_forms,
     report::Failure,
     revocation, spi,
 };
@@ -64,7 +65,7 @@ pub(crate) fn register(new: &NewColumn<'_>) -> Result<(), Failure> {
         return Err(Failure::bad_argument("invalid value for argument \"status\"", "It must be encrypting or protected."));
     }
     as_owner(|| {
-        if !column::insert(new)? {
+        if !column::insert(new, key_forms(new.relation, new.tenant_column)?)? {
             return Err(Failure::unknown("column that can be protected", name));
         }
         protected::record(new.uuid, new.relation)
@@ -139,7 +140,7 @@ pub(crate) fn unregister(uuid: Uuid) -> Result<(), Failure> {
 /// Removes the statistics of a column, which hold its most common values.
 pub(crate) fn drop_statistics(relation: Oid, column_name: &str) -> Result<(), Failure> {
     check_owner(relation)?;
-    let attribute = column::attribute(relation, column_name)?.ok_or_else(|| Failure::unknown("column", column_name))?;
+    let attribute = protected::attribute(relation, column_name)?.number;
     // SAFETY: deletes rows of pg_statistic, in a transaction, for a table of the caller's.
     unsafe { pg_sys::RemoveStatistics(relation, attribute) };
     Ok(())

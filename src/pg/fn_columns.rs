@@ -3,7 +3,7 @@
 
 use super::{
     catalog::column::{Index, NewColumn},
-    columns,
+    columns, protected,
     report::required,
 };
 use pgrx::{
@@ -87,6 +87,9 @@ fn kw_column_lookup(
             name!(policy, String),
             name!(tenant_column, Option<String>),
             name!(original_type, String),
+            name!(original_statistics, i16),
+            name!(original_storage, String),
+            name!(original_compression, Option<String>),
             name!(storage, String),
             name!(status, String),
             name!(index_column, Option<String>),
@@ -95,18 +98,24 @@ fn kw_column_lookup(
             name!(rows_done, Option<i64>),
             name!(last_key, Option<Vec<String>>),
             name!(trigger_state, String),
+            name!(has_its_key, bool),
         ),
     >,
     ErrorReport,
 > {
-    let found = columns::lookup(required("relation", relation)?, column_name)?;
-    Ok(TableIterator::new(found.into_iter().map(|c| {
+    let relation = required("relation", relation)?;
+    let found = columns::lookup(relation, column_name)?;
+    Ok(TableIterator::new(found.into_iter().map(move |c| {
+        let has_its_key = protected::has_its_key(relation, c.tenant_column.as_deref(), &c.key_forms);
         (
             c.name,
             c.uuid,
             c.policy,
             c.tenant_column,
             c.original_type,
+            c.original_statistics,
+            c.original_storage,
+            c.original_compression,
             c.storage,
             c.status,
             c.index_column,
@@ -115,6 +124,7 @@ fn kw_column_lookup(
             c.rows_done,
             c.last_key,
             c.trigger_state,
+            has_its_key,
         )
     })))
 }

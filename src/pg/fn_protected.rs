@@ -222,10 +222,7 @@ fn seal_row(args: &Args) -> Result<pg_sys::Datum, Failure> {
                 }
             }
         }
-        None => {
-            check_plain_len(&column, value)?;
-            seal::seal_new(&column, &row, bytes(), statement, is_replica)?
-        }
+        None => check_plain_len(&column, value).and_then(|()| seal::seal_new(&column, &row, bytes(), statement, is_replica))?,
     };
     let value = match sealed.value {
         Sealing::Replace(output) => Some((place.value, Some(output.datum()))),

@@ -3,6 +3,7 @@
 use super::{
     catalog::watch,
     health::{Finding, finding, green},
+    protected,
     report::Failure,
 };
 
@@ -18,26 +19,36 @@ fn column(c: &watch::ColumnRow) -> Finding {
             "Make it as kw_protect_column(dry_run => true) shows it on another column, ENABLE ALWAYS, and CALL kw_encrypt_column()";
         finding(WHAT, &name, "red", detail, action)
     };
-    match (c.is_found, c.trigger_state.as_deref()) {
-        (false, _) => finding(
+    match (c.relation, c.trigger_state.as_deref()) {
+        (None, _) => finding(
             WHAT,
             &name,
             "yellow",
             "its table, or the CHECK constraint that marks the column, is gone",
             "After DROP TABLE delete its row in protected_columns; otherwise add the CHECK constraint kw_sealed_... again",
         ),
-        (true, Some("missing")) => trigger("the seal trigger is missing: plain values are refused by the CHECK constraint alone"),
-        (true, Some("always")) if !c.has_primary_key => {
+        (Some(_), Some("missing")) => trigger("the seal trigger is missing: plain values are refused by the CHECK constraint alone"),
+        (Some(_), Some("always")) if !c.has_primary_key => {
             finding(WHAT, &name, "red", "the table has lost its primary key: no row can be written", "Add the primary key again")
         }
-        (true, Some("always")) if c.unknown_envelopes > 0 => finding(
+        (Some(relation), Some("always")) if !protected::has_its_key(relation, c.tenant_column.as_deref(), &c.key_forms) => finding(
+            WHAT,
+            &name,
+            "red",
+            format!(
+                "values are bound to a key of {}, which the table has no more: they do not open, and no row can be written",
+                c.key_forms.join(", ")
+            ),
+            "Change primary key and types of key and tenant columns back",
+        ),
+        (Some(_), Some("always")) if c.unknown_envelopes > 0 => finding(
             WHAT,
             &name,
             "yellow",
             format!("{} values came by replication or restore before their wrappers", c.unknown_envelopes),
             "Bring the wrappers here, then set unknown_envelopes in protected_columns to 0",
         ),
-        (true, Some("always")) => match c.status.as_str() {
+        (Some(_), Some("always")) => match c.status.as_str() {
             "encrypting" => finding(WHAT, &name, "yellow", "old rows may still be plain", "CALL kms_wrap.kw_encrypt_column()"),
             "rewriting" => finding(
                 WHAT,
@@ -55,7 +66,7 @@ fn column(c: &watch::ColumnRow) -> Finding {
             ),
             _ => green(WHAT, &name, format!("protected by policy {}", c.policy)),
         },
-        (true, _) => trigger("the seal trigger is not ENABLE ALWAYS: some sessions, restores or replication write past it"),
+        (Some(_), _) => trigger("the seal trigger is not ENABLE ALWAYS: some sessions, restores or replication write past it"),
     }
 }
 

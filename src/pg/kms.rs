@@ -3,7 +3,7 @@
 use super::{
     breaker,
     catalog::key::Key,
-    gucs, pins,
+    core_dump, gucs, pins,
     remote::{self, Remote},
     report::Failure,
 };
@@ -46,7 +46,10 @@ pub(crate) fn with_local<T>(f: impl FnOnce(&mut Local) -> T) -> T {
         if slot.as_ref().is_some_and(|local| local.directory().path != gucs::key_directory()) {
             *slot = None;
         }
-        f(slot.get_or_insert_with(|| Local::new(key_directory())))
+        f(slot.get_or_insert_with(|| {
+            core_dump::leave_keys_out();
+            Local::new(key_directory())
+        }))
     })
 }
 

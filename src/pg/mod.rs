@@ -17,6 +17,7 @@ mod cache;
 mod catalog;
 mod columns;
 mod contexts;
+mod core_dump;
 mod deks;
 mod describe;
 mod discard;

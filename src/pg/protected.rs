@@ -1,7 +1,10 @@
 //! Protected columns, as held in memory: what they are, and where a table has them.
 
 use super::{
-    catalog::{column, policy::Policy, protected as rows},
+    catalog::{
+        policy::Policy,
+        protected::{self as rows, Attribute},
+    },
     deks, owner,
     report::Failure,
     revocation,
@@ -25,6 +28,8 @@ pub(crate) struct Column {
     /// Whether old rows may still be plain, or old snapshots show them so: until the table has been rewritten.
     pub(crate) is_encrypting: bool,
     pub(crate) index: Option<Index>,
+    /// Of the primary key's columns and the tenant column, when the column was protected.
+    key_forms: Vec<String>,
 }
 
 /// A column's blind index.
@@ -111,6 +116,7 @@ fn made_of(uuid: &[u8; 16], row: &rows::ColumnRow, policy: Rc<Policy>) -> Result
         max_chars: limit.and_then(|(_, n)| n.strip_suffix(')')?.parse().ok()),
         is_encrypting: row.is_encrypting,
         index,
+        key_forms: row.key_forms.clone(),
     })
 }
 
@@ -131,7 +137,7 @@ pub(crate) fn place(relation: pg_sys::Oid, column: &Column) -> Result<Rc<Place>,
         return Ok(place);
     }
     revocation::listen()?;
-    let (marks, key) = owner::reading_now(|| Ok((rows::marks(relation)?, rows::primary_key(relation)?)))?;
+    let (marks, mut key) = owner::reading_now(|| Ok((rows::marks(relation)?, rows::primary_key(relation)?)))?;
     let hex = hex::encode(column.uuid);
     let mark = |prefix: &str| marks.iter().find(|(name, ..)| *name == format!("{prefix}{hex}"));
     let lost = |what: &str| {
@@ -139,25 +145,46 @@ pub(crate) fn place(relation: pg_sys::Oid, column: &Column) -> Result<Rc<Place>,
         Failure::state(format!("a protected column has lost its {what}"), hint)
     };
     // The table's owner may have put another constraint of that name: it must not make us read a number as a pointer.
-    let of_type = |found: &&(String, i16, pg_sys::Oid), wanted: pg_sys::Oid| found.2 == wanted;
+    let of_type = |found: &&(String, Attribute), wanted: pg_sys::Oid| found.1.type_oid == wanted;
     let sealed_type = if column.is_text { pg_sys::TEXTOID } else { pg_sys::BYTEAOID };
-    let (name, value, _) = mark("kw_sealed_").filter(|m| of_type(m, sealed_type)).ok_or_else(|| lost("CHECK constraint"))?;
+    let (name, value) = mark("kw_sealed_").filter(|m| of_type(m, sealed_type)).ok_or_else(|| lost("CHECK constraint"))?;
     check_genuine(relation, &column.uuid, name)?;
-    let value = *value;
-    let mut keys = Vec::new();
-    for (attribute, type_oid) in key {
-        keys.push((attribute, KeyKind::of(type_oid)?));
-    }
-    if keys.is_empty() {
+    if key.is_empty() {
         return Err(lost("primary key"));
     }
     if column.scope.is_none() {
-        let (_, attribute, type_oid) = mark("kw_tenant_").ok_or_else(|| lost("constraint on the tenant column"))?;
-        keys.push((*attribute, KeyKind::of(*type_oid)?));
+        let (_, tenant) = mark("kw_tenant_").ok_or_else(|| lost("constraint on the tenant column"))?;
+        key.push(*tenant);
     }
-    let place = Rc::new(Place { value, index: mark("kw_index_").filter(|m| of_type(m, pg_sys::BYTEAOID)).map(|m| m.1), keys });
+    // Before a value is bound to it: going back would then leave rows of both kinds, which open under neither.
+    if !forms(&key).is_ok_and(|forms| forms == column.key_forms) {
+        return Err(Failure::key_changed());
+    }
+    let keys = key.iter().map(|a| Ok((a.number, KeyKind::of(a.type_oid)?))).collect::<Result<_, Failure>>()?;
+    let entry = mark("kw_index_").filter(|m| of_type(m, pg_sys::BYTEAOID)).map(|(_, a)| a.number);
+    let place = Rc::new(Place { value: value.number, index: entry, keys });
     with_places(|places| places.by_column.insert(index, Rc::clone(&place)));
     Ok(place)
+}
+
+/// What the bytes of key columns depend on.
+fn forms(key: &[Attribute]) -> Result<Vec<String>, Failure> {
+    key.iter().map(|a| KeyKind::form(a.type_oid, a.type_modifier)).collect()
+}
+
+/// What values of a table are bound to: the forms of its primary key's columns, then of the tenant column if each tenant has a DEK.
+pub(crate) fn key_forms(relation: pg_sys::Oid, tenant_column: Option<&str>) -> Result<Vec<String>, Failure> {
+    let mut key = rows::primary_key(relation)?;
+    if let Some(tenant) = tenant_column {
+        key.push(rows::attribute(relation, tenant)?);
+    }
+    forms(&key)
+}
+
+/// Whether a table still has the key that the values of a column are bound to.
+pub(crate) fn has_its_key(relation: pg_sys::Oid, tenant_column: Option<&str>, bound_to: &[String]) -> bool {
+    // A type that no value can be bound to is another one.
+    key_forms(relation, tenant_column).is_ok_and(|forms| forms == bound_to)
 }
 
 /// Anybody may make a table with another's constraint and trigger; sealing for its rows would move values there.
@@ -185,10 +212,10 @@ pub(crate) fn unregistered_place(relation: pg_sys::Oid, uuid: &[u8; 16]) -> Resu
     let marks = owner::reading_now(|| rows::marks(relation))?;
     let mark = marks
         .iter()
-        .find(|(mark, _, type_oid)| *mark == name && matches!(*type_oid, pg_sys::TEXTOID | pg_sys::BYTEAOID))
+        .find(|(mark, a)| *mark == name && matches!(a.type_oid, pg_sys::TEXTOID | pg_sys::BYTEAOID))
         .ok_or_else(|| Failure::unknown("protected column", Uuid::from_bytes(*uuid)))?;
-    with_places(|places| places.unregistered.insert(index, mark.1));
-    Ok(mark.1)
+    with_places(|places| places.unregistered.insert(index, mark.1.number));
+    Ok(mark.1.number)
 }
 
 /// The uuid of a protected column by its name of today.
@@ -198,9 +225,8 @@ pub(crate) fn by_name(relation: pg_sys::Oid, name: &str) -> Result<[u8; 16], Fai
         return Ok(uuid);
     }
     revocation::listen()?;
-    let (marks, attribute) = owner::reading_now(|| Ok((rows::marks(relation)?, column::attribute(relation, name)?)))?;
-    let attribute = attribute.ok_or_else(|| Failure::unknown("column", name))?;
-    let found = marks.iter().filter(|(_, n, _)| *n == attribute).find_map(|(mark, ..)| {
+    let (marks, attribute) = owner::reading_now(|| Ok((rows::marks(relation)?, rows::attribute(relation, name)?)))?;
+    let found = marks.iter().filter(|(_, a)| a.number == attribute.number).find_map(|(mark, _)| {
         let mut uuid = [0; 16];
         hex::decode_to_slice(mark.strip_prefix("kw_sealed_")?, &mut uuid).ok()?;
         Some(uuid)

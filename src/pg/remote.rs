@@ -3,7 +3,7 @@
 use super::{
     breaker::{Breaker, fingerprint},
     catalog::key::Key,
-    gucs,
+    core_dump, gucs,
     interrupt::block_on,
     kms,
     report::Failure,
@@ -92,6 +92,7 @@ pub(crate) fn of(id: i64, name: &str, kind: &str, config: &str) -> Result<Rc<Rem
     if let Some(remote) = known {
         return Ok(remote);
     }
+    core_dump::leave_keys_out();
     let provider = config::provider(kind, &config, &environment).map_err(unfit)?;
     let (name, kind, breaker) = (name.to_owned(), kind.to_owned(), Breaker::of(id, fingerprint(&config)));
     let remote = Rc::new(Remote { name, kind, config, environment, provider, breaker });

@@ -66,6 +66,14 @@ impl Failure {
         Self::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message).hint(hint)
     }
 
+    /// 55000: what the values of a column are bound to has changed.
+    pub(crate) fn key_changed() -> Self {
+        Self::state(
+            "the primary key of a protected table, or the type of a key or tenant column, is not what it was",
+            "Change it back: the values are bound to the key, and open under no other.",
+        )
+    }
+
     /// 42501: only a superuser may.
     pub(crate) fn superuser_only(function: &str) -> Self {
         Self::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("must be superuser to call {function}"))

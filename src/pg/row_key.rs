@@ -6,6 +6,9 @@
 use super::{report::Failure, varlena};
 use pgrx::pg_sys;
 
+/// What a type modifier of `char(n)` counts besides n.
+const VARHDRSZ: i32 = 4;
+
 /// How a column's values become bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -41,6 +44,25 @@ impl KeyKind {
                     "Possible: boolean, smallint, integer, bigint, oid, uuid, text, varchar, char, bytea, date, time, timestamp, timestamptz.",
                 ));
             }
+        })
+    }
+
+    /// What the bytes of a column's values depend on: if it changes, what was bound to them before does not open any more.
+    pub(crate) fn form(type_oid: pg_sys::Oid, type_modifier: i32) -> Result<String, Failure> {
+        let kind = Self::of(type_oid)?;
+        let mut modifier = type_modifier;
+        // SAFETY: a syscache look-up, which puts a domain's modifier in the place of its own.
+        let base = unsafe { pg_sys::getBaseTypeAndTypmod(type_oid, &raw mut modifier) };
+        Ok(match kind {
+            Self::Bool => "boolean".to_owned(),
+            Self::Int2 => "int2".to_owned(),
+            Self::Int4 => "int4".to_owned(),
+            Self::Int8 => "int8".to_owned(),
+            Self::Oid => "oid".to_owned(),
+            Self::Uuid => "uuid".to_owned(),
+            // Padded to its length.
+            Self::Bytes if base == pg_sys::BPCHAROID => format!("char({})", modifier - VARHDRSZ),
+            Self::Bytes => "bytes".to_owned(),
         })
     }
 

@@ -35,6 +35,38 @@ fn a_trigger_waits_once_however_often_it_asks() {
     assert_eq!(insert(4).0, "");
 }
 
+/// What is revoked while a KMS is asked counts for the answer: the fill begins anew.
+#[test]
+fn a_fill_begins_anew_when_keys_change_while_a_kms_answers() {
+    const MILLIS: u64 = 800;
+    let site = Site::start(&[]);
+    let slow = Slow::to(site.bao.port);
+    let config = site.bao_config().replace(&site.bao.port.to_string(), &slow.port.to_string());
+    site.value(&format!("SELECT kms_wrap.kw_set_provider_config('bao', '{config}')"));
+    site.value(
+        "CREATE TABLE sealed AS SELECT policy, kms_wrap.kw_encrypt_text('x', policy) AS body FROM unnest(ARRAY['split', 'redundant']) policy",
+    );
+    let open = |policy: &str| format!("SELECT kms_wrap.kw_decrypt_text(body) FROM sealed WHERE policy = '{policy}'");
+    // With a connection that is there already, so that an opening is one request.
+    let opening_during = |change: &str| {
+        let mut session = site.cluster.session("postgres");
+        assert_eq!(session.query(&open("redundant")).unwrap(), "x");
+        slow.set(MILLIS);
+        let start = Instant::now();
+        session.send(&open("split"));
+        sleep(Duration::from_millis(MILLIS / 2));
+        site.value(change);
+        let outcome = session.finish().map_err(|error| error.sqlstate);
+        slow.set(0);
+        (outcome, start.elapsed())
+    };
+    let (outcome, took) = opening_during("UPDATE kms_wrap.kms_keys SET purpose = purpose WHERE id = 1000");
+    assert_eq!(outcome.unwrap(), "x");
+    assert!(took >= Duration::from_millis(2 * MILLIS), "asked once only, in {took:?}");
+    let (outcome, _) = opening_during("SELECT kms_wrap.kw_set_key_status(1002, 'disabled')");
+    assert_eq!(outcome.unwrap_err(), "55000");
+}
+
 /// A server with a table that is protected under policy `redundant`, and its way to OpenBao, which is the first path.
 fn with_redundant_column() -> (Site, Slow) {
     let site = Site::start(&[("kms_wrap.trigger_timeout", "1s")]);

@@ -331,7 +331,8 @@ impl Cluster {
         self.command_of(postgres().bindir.join(program))
     }
 
-    fn command_of(&self, program: impl AsRef<OsStr>) -> Command {
+    /// Another program as that user.
+    pub(crate) fn command_of(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("PG") {

@@ -36,6 +36,7 @@ mod remote_kem;
 mod servers;
 mod slow;
 mod smoke;
+mod system_calls;
 mod values_concurrency;
 mod values_dump;
 mod values_replication;

@@ -320,6 +320,24 @@ fn a_backend_stays_one_thread_and_a_warm_call_does_no_io() {
     assert!(calls(pid) - before >= 200, "the counter counts nothing");
 }
 
+/// Which mappings a core dump of a process would have, as bits: 1 for private memory.
+fn core_dump_filter(pid: u32) -> u32 {
+    let text = fs::read_to_string(format!("/proc/{pid}/coredump_filter")).unwrap();
+    u32::from_str_radix(text.trim(), 16).unwrap()
+}
+
+#[test]
+fn a_core_dump_has_no_keys() {
+    let cluster = with_people(&[]);
+    let mut session = cluster.session("postgres");
+    session.query("SELECT count(*) FROM people").unwrap();
+    let before = core_dump_filter(session.pid());
+    assert_eq!(before & 1, 1);
+    session.query(OPEN_PEOPLE).unwrap();
+    // Private memory, and private huge pages.
+    assert_eq!(core_dump_filter(session.pid()), before & !0b10_0001);
+}
+
 #[test]
 fn processes_share_no_nonces() {
     let cluster = with_roles(&[]);

@@ -1,7 +1,6 @@
 # shellcheck shell=bash
-# moto, which answers as AWS KMS, STS and IAM do, from the Python registry into the cache.
+# moto, which answers as AWS KMS, STS and IAM do.
 
-# Pinned with all that it needs: another version is a change of this file.
 KW_MOTO_VERSION=5.2.5
 KW_MOTO_PACKAGES=(
     "moto==$KW_MOTO_VERSION" blinker==1.9.0 boto3==1.44.5 botocore==1.44.5 certifi==2026.10.18 cffi==2.1.1
@@ -13,18 +12,6 @@ KW_MOTO_PACKAGES=(
 
 # fetch_moto: fetches when needed, and says in KMS_WRAP_MOTO where the server is.
 fetch_moto() {
-    local dir=$KW_CACHE/moto-$KW_MOTO_VERSION
-    if [[ ! -e $dir/complete ]]; then
-        # The system's Python: one of a user's own may lie where others can't read.
-        if ((EUID == 0)) && command -v apt-get >/dev/null; then apt_install python3 python3-venv; fi
-        [[ -x /usr/bin/python3 ]] || die "missing on this machine: /usr/bin/python3"
-        say "fetching moto $KW_MOTO_VERSION"
-        rm -rf "$dir"
-        mkdir -p "$KW_CACHE"
-        run_logged "python3 -m venv" /usr/bin/python3 -m venv "$dir" || die "no Python environment for moto: is python3-venv installed?"
-        run_logged "pip install" "$dir/bin/python" -m pip install -q --no-deps "${KW_MOTO_PACKAGES[@]}" || die "moto could not be fetched"
-        : >"$dir/complete"
-    fi
-    [[ -x $dir/bin/moto_server ]] || die "$dir has no moto_server: remove it, and run again"
-    export KMS_WRAP_MOTO=$dir/bin/moto_server
+    python_env "moto-$KW_MOTO_VERSION" "${KW_MOTO_PACKAGES[@]}"
+    export KMS_WRAP_MOTO=$PYTHON_ENV/bin/moto_server
 }

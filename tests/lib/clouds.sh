@@ -1,8 +1,6 @@
 # shellcheck shell=bash
-# The client libraries of Google and Microsoft, which judge the doubles of
-# their services, from the Python registry into the cache.
+# The client libraries of Google and Microsoft, which judge the doubles of their services.
 
-# Pinned with all that they need.
 KW_CLOUD_SDKS_VERSION=1
 KW_CLOUD_SDKS_PACKAGES=(
     google-cloud-kms==3.18.0 google-api-core==2.44.0 google-auth==2.62.2 googleapis-common-protos==1.76.0
@@ -15,19 +13,6 @@ KW_CLOUD_SDKS_PACKAGES=(
 
 # fetch_cloud_sdks: fetches when needed, and says in KMS_WRAP_CLOUD_SDKS which Python has them.
 fetch_cloud_sdks() {
-    local dir=$KW_CACHE/cloud-sdks-$KW_CLOUD_SDKS_VERSION
-    if [[ ! -e $dir/complete ]]; then
-        # The system's Python: one of a user's own may lie where others can't read.
-        if ((EUID == 0)) && command -v apt-get >/dev/null; then apt_install python3 python3-venv; fi
-        [[ -x /usr/bin/python3 ]] || die "missing on this machine: /usr/bin/python3"
-        say "fetching the client libraries of Google and Microsoft"
-        rm -rf "$dir"
-        mkdir -p "$KW_CACHE"
-        run_logged "python3 -m venv" /usr/bin/python3 -m venv "$dir" || die "no Python environment: is python3-venv installed?"
-        run_logged "pip install" "$dir/bin/python" -m pip install -q --no-deps --only-binary=:all: "${KW_CLOUD_SDKS_PACKAGES[@]}" ||
-            die "the client libraries could not be fetched"
-        : >"$dir/complete"
-    fi
-    [[ -x $dir/bin/python ]] || die "$dir has no python: remove it, and run again"
-    export KMS_WRAP_CLOUD_SDKS=$dir/bin/python
+    python_env "cloud-sdks-$KW_CLOUD_SDKS_VERSION" "${KW_CLOUD_SDKS_PACKAGES[@]}"
+    export KMS_WRAP_CLOUD_SDKS=$PYTHON_ENV/bin/python
 }

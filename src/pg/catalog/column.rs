@@ -19,6 +19,9 @@ pub(crate) struct Protected {
     pub(crate) policy: String,
     pub(crate) tenant_column: Option<String>,
     pub(crate) original_type: String,
+    pub(crate) original_statistics: i16,
+    pub(crate) original_storage: String,
+    pub(crate) original_compression: Option<String>,
     pub(crate) storage: String,
     pub(crate) status: String,
     pub(crate) index_column: Option<String>,
@@ -32,13 +35,16 @@ pub(crate) struct Protected {
     pub(crate) is_genuine: bool,
     /// Whether a table is on record as the one that was protected.
     pub(crate) is_recorded: bool,
+    /// What its values are bound to.
+    pub(crate) key_forms: Vec<String>,
 }
 
 // As sealing tells the table: the recorded one if it still exists; else the one of the recorded name, or the only one with the constraint.
 const FIND: &str = "SELECT v.column_name::pg_catalog.text, v.column_uuid, v.policy_name::pg_catalog.text, v.tenant_column::pg_catalog.text,
-            v.original_type, v.storage, v.status, v.index_column::pg_catalog.text, v.decrypting_view::pg_catalog.oid,
+            v.original_type, p.original_statistics, p.original_storage, p.original_compression, v.storage, v.status, v.index_column::pg_catalog.text, v.decrypting_view::pg_catalog.oid,
             v.rows_total, v.rows_done, p.last_key, v.trigger_state, v.is_validated,
-            CASE WHEN k.oid IS NULL THEN v.has_recorded_name OR NOT v.has_copies ELSE k.oid OPERATOR(pg_catalog.=) v.relation END, k.oid IS NOT NULL
+            CASE WHEN k.oid IS NULL THEN v.has_recorded_name OR NOT v.has_copies ELSE k.oid OPERATOR(pg_catalog.=) v.relation END, k.oid IS NOT NULL,
+            p.key_forms
      FROM kms_wrap.kw_protected_columns v
      JOIN kms_wrap.protected_columns p ON p.column_uuid OPERATOR(pg_catalog.=) v.column_uuid
      LEFT JOIN kms_wrap.column_relations x ON x.column_uuid OPERATOR(pg_catalog.=) v.column_uuid
@@ -55,6 +61,9 @@ pub(crate) fn find(relation: Oid, column_name: Option<&str>) -> Result<Vec<Prote
             policy: row.next()?,
             tenant_column: row.opt()?,
             original_type: row.next()?,
+            original_statistics: row.next()?,
+            original_storage: row.next()?,
+            original_compression: row.opt()?,
             storage: row.next()?,
             status: row.next()?,
             index_column: row.opt()?,
@@ -66,6 +75,7 @@ pub(crate) fn find(relation: Oid, column_name: Option<&str>) -> Result<Vec<Prote
             is_validated: row.next()?,
             is_genuine: row.next()?,
             is_recorded: row.next()?,
+            key_forms: row.next()?,
         })
     })
 }
@@ -100,11 +110,15 @@ pub(crate) struct Index<'a> {
 
 const INSERT: &str = "INSERT INTO kms_wrap.protected_columns
        (schema_name, table_name, column_name, policy_id, tenant_column, original_type, storage, status, index_column, index_bytes,
-        index_normalisation, index_unique, view_schema, view_name, finished_at, column_uuid)
+        index_normalisation, index_unique, view_schema, view_name, finished_at, column_uuid, key_forms,
+        original_statistics, original_storage, original_compression)
      SELECT n.nspname, c.relname, a.attname, $3, $4::pg_catalog.name, pg_catalog.format_type(a.atttypid, a.atttypmod),
             CASE WHEN a.atttypid OPERATOR(pg_catalog.=) 'pg_catalog.bytea'::pg_catalog.regtype THEN 'bytea' ELSE 'text' END, $5,
             $6::pg_catalog.name, $7::pg_catalog.int2, $8, $9, $10::pg_catalog.name, $11::pg_catalog.name,
-            CASE WHEN $5 OPERATOR(pg_catalog.=) 'protected' THEN CURRENT_TIMESTAMP(6) END, $12
+            CASE WHEN $5 OPERATOR(pg_catalog.=) 'protected' THEN CURRENT_TIMESTAMP(6) END, $12, $13,
+            COALESCE(a.attstattarget, -1)::pg_catalog.int2,
+            CASE a.attstorage WHEN 'p' THEN 'plain' WHEN 'e' THEN 'external' WHEN 'm' THEN 'main' ELSE 'extended' END,
+            CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END
      FROM pg_catalog.pg_attribute a
      JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid
      JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
@@ -112,8 +126,9 @@ const INSERT: &str = "INSERT INTO kms_wrap.protected_columns
        AND a.atttypid OPERATOR(pg_catalog.=) ANY ('{text,varchar,bpchar,bytea}'::pg_catalog.regtype[])
      ON CONFLICT DO NOTHING";
 
-/// Registers a column; `false` when the table has no such column, or of another type, or the uuid is taken.
-pub(crate) fn insert(new: &NewColumn<'_>) -> Result<bool, Failure> {
+/// Registers a column whose values are bound to keys of these forms; `false` when the table has no such column, or of another type, or the uuid is
+/// taken.
+pub(crate) fn insert(new: &NewColumn<'_>, key_forms: Vec<String>) -> Result<bool, Failure> {
     let index = new.index.as_ref();
     let args = [
         new.relation.into(),
@@ -128,6 +143,7 @@ pub(crate) fn insert(new: &NewColumn<'_>) -> Result<bool, Failure> {
         new.view_schema.into(),
         new.view_name.into(),
         new.uuid.into(),
+        key_forms.into(),
     ];
     Ok(spi::execute(INSERT, &args)? > 0)
 }
@@ -177,12 +193,4 @@ const DELETE: &str = "DELETE FROM kms_wrap.protected_columns WHERE column_uuid O
 pub(crate) fn delete(column: Uuid) -> Result<(), Failure> {
     spi::execute(DELETE, &[column.into()])?;
     Ok(())
-}
-
-const ATTRIBUTE: &str = "SELECT a.attnum FROM pg_catalog.pg_attribute a
-     WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name AND NOT a.attisdropped";
-
-/// A column's number in its table.
-pub(crate) fn attribute(relation: Oid, column_name: &str) -> Result<Option<i16>, Failure> {
-    Ok(spi::first(spi::select(ATTRIBUTE, &[relation.into(), column_name.into()], |row| row.next())?))
 }

@@ -40,6 +40,8 @@ pub(crate) struct Policy {
     pub(crate) dek_scope: Vec<String>,
     /// Longest time that an opened DEK is kept, in microseconds.
     pub(crate) cache_ttl: i64,
+    /// Most uses of an opened DEK.
+    pub(crate) cache_uses: Option<i32>,
     /// What a KMS outage means for what is held.
     pub(crate) outage: Outage,
     /// Whether every new share is opened again by its remote provider before the wrapper is stored, and not one a session and key.
@@ -52,7 +54,7 @@ macro_rules! policy_select {
     () => {
         "SELECT id, policy_uuid, policy_name::pg_catalog.text, composition, layer_selection, min_layers, max_layers, min_nist_level,
                 require_origin, allow_same_trust_domain, is_enabled, dek_scope,
-                (EXTRACT(epoch FROM cache_ttl) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8,
+                (EXTRACT(epoch FROM cache_ttl) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, cache_uses,
                 outage, (EXTRACT(epoch FROM stale_for) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, verify_every_wrap, value_pad_to
          FROM kms_wrap.encryption_policies "
     };
@@ -127,6 +129,7 @@ fn read(row: &mut Row) -> Result<Policy, Failure> {
         is_enabled: row.next()?,
         dek_scope: row.next()?,
         cache_ttl: row.next()?,
+        cache_uses: row.opt()?,
         outage: outage(&row.next::<String>()?, row.next()?)?,
         verify_every_wrap: row.next()?,
         value_pad_to: row.next()?,

@@ -19,11 +19,12 @@ pub(crate) struct ColumnRow {
     pub(crate) index_normalisation: Option<String>,
     pub(crate) index_generation: i16,
     pub(crate) index_old_generation: Option<i16>,
+    pub(crate) key_forms: Vec<String>,
 }
 
 const COLUMN: &str = "SELECT policy_id, tenant_column IS NOT NULL, original_type, storage OPERATOR(pg_catalog.=) 'text',
             status OPERATOR(pg_catalog.<>) 'protected', index_bytes, COALESCE(index_unique, false), index_normalisation,
-            index_generation, index_old_generation
+            index_generation, index_old_generation, key_forms
      FROM kms_wrap.protected_columns WHERE column_uuid OPERATOR(pg_catalog.=) $1";
 
 /// A column by its uuid.
@@ -40,32 +41,55 @@ pub(crate) fn column(uuid: Uuid) -> Result<ColumnRow, Failure> {
             index_normalisation: row.opt()?,
             index_generation: row.next()?,
             index_old_generation: row.opt()?,
+            key_forms: row.next()?,
         })
     };
     spi::first(spi::select(COLUMN, &[uuid.into()], read)?).ok_or_else(|| Failure::unknown("protected column", uuid))
 }
 
 // Constraints follow every renaming, and are dumped and cloned to partitions with the table.
-const CONSTRAINTS: &str = "SELECT conname::pg_catalog.text, conkey[1], a.atttypid
+const CONSTRAINTS: &str = "SELECT conname::pg_catalog.text, a.attnum, a.atttypid, a.atttypmod
      FROM pg_catalog.pg_constraint c
      JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.conrelid AND a.attnum OPERATOR(pg_catalog.=) c.conkey[1]
      WHERE c.conrelid OPERATOR(pg_catalog.=) $1 AND c.contype OPERATOR(pg_catalog.=) 'c'
        AND pg_catalog.starts_with(c.conname::pg_catalog.text, 'kw_')";
 
-/// CHECK constraints of a relation that mark columns: name, attribute number, type.
-pub(crate) fn marks(relation: pg_sys::Oid) -> Result<Vec<(String, i16, pg_sys::Oid)>, Failure> {
-    spi::select(CONSTRAINTS, &[relation.into()], |row| Ok((row.next()?, row.next()?, row.next()?)))
+/// A column of a relation.
+#[derive(Clone, Copy)]
+pub(crate) struct Attribute {
+    pub(crate) number: i16,
+    pub(crate) type_oid: pg_sys::Oid,
+    pub(crate) type_modifier: i32,
 }
 
-const PRIMARY_KEY: &str = "SELECT a.attnum, a.atttypid
+impl Attribute {
+    fn read(row: &mut Row) -> Result<Self, Failure> {
+        Ok(Self { number: row.next()?, type_oid: row.next()?, type_modifier: row.next()? })
+    }
+}
+
+/// CHECK constraints of a relation that mark columns, by name.
+pub(crate) fn marks(relation: pg_sys::Oid) -> Result<Vec<(String, Attribute)>, Failure> {
+    spi::select(CONSTRAINTS, &[relation.into()], |row| Ok((row.next()?, Attribute::read(row)?)))
+}
+
+const BY_NAME: &str = "SELECT a.attnum, a.atttypid, a.atttypmod FROM pg_catalog.pg_attribute a
+     WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name AND NOT a.attisdropped";
+
+/// A column by its name.
+pub(crate) fn attribute(relation: pg_sys::Oid, name: &str) -> Result<Attribute, Failure> {
+    spi::first(spi::select(BY_NAME, &[relation.into(), name.into()], Attribute::read)?).ok_or_else(|| Failure::unknown("column", name))
+}
+
+const PRIMARY_KEY: &str = "SELECT a.attnum, a.atttypid, a.atttypmod
      FROM pg_catalog.pg_index i
      CROSS JOIN LATERAL pg_catalog.generate_series(0, i.indnkeyatts::pg_catalog.int4 OPERATOR(pg_catalog.-) 1) n (n)
      JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) i.indkey[n.n]
      WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisprimary ORDER BY n.n";
 
-/// The columns of a relation's primary key, in the order of its index: attribute number and type.
-pub(crate) fn primary_key(relation: pg_sys::Oid) -> Result<Vec<(i16, pg_sys::Oid)>, Failure> {
-    spi::select(PRIMARY_KEY, &[relation.into()], |row| Ok((row.next()?, row.next()?)))
+/// The columns of a relation's primary key, in the order of its index.
+pub(crate) fn primary_key(relation: pg_sys::Oid) -> Result<Vec<Attribute>, Failure> {
+    spi::select(PRIMARY_KEY, &[relation.into()], Attribute::read)
 }
 
 const COUNT_UNKNOWN: &str = "SELECT kms_wrap.kw_column_count_unknown($1, $2)";

@@ -1,7 +1,7 @@
 //! What kw_health and kw_describe_wrapper look at beyond keys and wrappers.
 
 use crate::pg::{report::Failure, spi};
-use pgrx::JsonB;
+use pgrx::{JsonB, pg_sys::Oid};
 use serde_json::Value;
 
 const PROVIDERS: &str = "SELECT p.id, p.name::pg_catalog.text, p.provider, p.is_enabled,
@@ -99,23 +99,25 @@ pub(crate) fn is_installed() -> Result<bool, Failure> {
 }
 
 const PROTECTED_COLUMNS: &str = "SELECT v.schema_name::pg_catalog.text, v.table_name::pg_catalog.text, v.column_name::pg_catalog.text,
-            v.policy_name::pg_catalog.text, v.status, v.relation IS NOT NULL, v.trigger_state, COALESCE(v.has_primary_key, false), v.unknown_envelopes,
-            p.index_old_generation IS NOT NULL
+            v.policy_name::pg_catalog.text, v.status, v.trigger_state, COALESCE(v.has_primary_key, false), v.unknown_envelopes,
+            p.index_old_generation IS NOT NULL, v.relation::pg_catalog.oid, v.tenant_column::pg_catalog.text, p.key_forms
      FROM kms_wrap.kw_protected_columns v JOIN kms_wrap.protected_columns p ON p.column_uuid OPERATOR(pg_catalog.=) v.column_uuid ORDER BY p.id";
 
 /// A protected column as kw_health shows it.
-#[allow(clippy::struct_excessive_bools)] // columns of a view
 pub(crate) struct ColumnRow {
     pub(crate) schema: String,
     pub(crate) table: String,
     pub(crate) column: String,
     pub(crate) policy: String,
     pub(crate) status: String,
-    pub(crate) is_found: bool,
     pub(crate) trigger_state: Option<String>,
     pub(crate) has_primary_key: bool,
     pub(crate) unknown_envelopes: i64,
     pub(crate) has_old_index: bool,
+    /// `None` when no table has the column.
+    pub(crate) relation: Option<Oid>,
+    pub(crate) tenant_column: Option<String>,
+    pub(crate) key_forms: Vec<String>,
 }
 
 /// All protected columns.
@@ -127,11 +129,13 @@ pub(crate) fn protected_columns() -> Result<Vec<ColumnRow>, Failure> {
             column: row.next()?,
             policy: row.next()?,
             status: row.next()?,
-            is_found: row.next()?,
             trigger_state: row.opt()?,
             has_primary_key: row.next()?,
             unknown_envelopes: row.next()?,
             has_old_index: row.next()?,
+            relation: row.opt()?,
+            tenant_column: row.opt()?,
+            key_forms: row.next()?,
         })
     })
 }

@@ -210,6 +210,30 @@ SELECT string_agg(try(format('SELECT kms_wrap.kw_decrypt(%L)', :'kept1')), ', ')
 SELECT spoil(kms_wrap.kw_wrapper_of(:'kept1'::bytea));
 SELECT count(kms_wrap.kw_decrypt(:'kept1')) FROM generate_series(1, 100);
 ALTER SYSTEM RESET kms_wrap.cache_uses;
+SELECT pg_reload_conf();
+SELECT pg_sleep(0.5);
+\c
+-- A policy may have fewer, and not more.
+SELECT kms_wrap.kw_decrypt(:'kept1');
+UPDATE kms_wrap.encryption_policies SET cache_uses = 3 WHERE policy_name = 'fresh';
+SELECT spoil(kms_wrap.kw_wrapper_of(:'kept1'::bytea));
+SELECT string_agg(try(format('SELECT kms_wrap.kw_decrypt(%L)', :'kept1')), ', ') FROM generate_series(1, 4);
+SELECT spoil(kms_wrap.kw_wrapper_of(:'kept1'::bytea));
+SELECT kms_wrap.kw_decrypt(:'kept1');
+SELECT spoil(kms_wrap.kw_wrapper_of(:'kept1'::bytea));
+SELECT string_agg(try(format('SELECT kms_wrap.kw_decrypt(%L)', :'kept1')), ', ') FROM generate_series(1, 3);
+SELECT spoil(kms_wrap.kw_wrapper_of(:'kept1'::bytea));
+ALTER SYSTEM SET kms_wrap.cache_uses = 2;
+SELECT pg_reload_conf();
+SELECT pg_sleep(0.5);
+\c
+SELECT kms_wrap.kw_decrypt(:'kept1');
+SELECT spoil(kms_wrap.kw_wrapper_of(:'kept1'::bytea));
+SELECT string_agg(try(format('SELECT kms_wrap.kw_decrypt(%L)', :'kept1')), ', ') FROM generate_series(1, 2);
+SELECT spoil(kms_wrap.kw_wrapper_of(:'kept1'::bytea));
+ALTER SYSTEM RESET kms_wrap.cache_uses;
+SELECT try('UPDATE kms_wrap.encryption_policies SET cache_uses = 0');
+UPDATE kms_wrap.encryption_policies SET cache_uses = NULL;
 -- No time at all: each value opens the wrapper, and all works.
 ALTER SYSTEM SET kms_wrap.cache_ttl = 0;
 SELECT pg_reload_conf();

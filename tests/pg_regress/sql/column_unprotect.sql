@@ -16,12 +16,15 @@ $$;
 CREATE TABLE t (id integer PRIMARY KEY, a varchar(20) DEFAULT 'none' NOT NULL, b char(5), c text COLLATE "C", d bytea, e text);
 COMMENT ON COLUMN t.a IS 'A comment.';
 GRANT SELECT (a), UPDATE (b) ON t TO pg_monitor;
+ALTER TABLE t ALTER a SET STATISTICS 500, ALTER b SET STATISTICS 0, ALTER c SET STORAGE EXTERNAL, ALTER d SET STORAGE MAIN, ALTER e SET COMPRESSION pglz, ALTER b SET STORAGE PLAIN,
+    ALTER a SET (n_distinct = 7);
 INSERT INTO t SELECT i, 'a' || i, 'b' || i, 'c' || i, decode(lpad(to_hex(i), 8, '0'), 'hex'), 'e' || i FROM generate_series(1, 50) i;
 INSERT INTO t VALUES (51, '', '', '', '', ''), (52, 'ż', 'żó', 'żółw 🐢', '\x00', NULL);
 INSERT INTO t SELECT 53, 'long', NULL, string_agg(md5(i::text), ''), decode(string_agg(md5(i::text), ''), 'hex'), repeat('x', 100000) FROM generate_series(1, 3000) i;
 CREATE TABLE before AS SELECT * FROM t;
 CREATE VIEW definition AS
-SELECT a.attnum, a.attname, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull, a.attstorage, COALESCE(a.attstattarget, -1) AS statistics, a.attcollation::regcollation AS collation, a.attacl,
+SELECT a.attnum, a.attname, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull, a.attstorage, a.attcompression,
+    (SELECT array_agg(o) FROM unnest(a.attoptions) o WHERE o LIKE 'n_distinct=%') AS options, COALESCE(a.attstattarget, -1) AS statistics, a.attcollation::regcollation AS collation, a.attacl,
     col_description(a.attrelid, a.attnum) AS comment, pg_get_expr(d.adbin, d.adrelid) AS default
 FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum WHERE a.attrelid = 't'::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum;
 CREATE TABLE definition_before AS SELECT * FROM definition;
@@ -74,6 +77,14 @@ SELECT * FROM empty_plain;
 SELECT count(*) > 0 AS given_back FROM kms_wrap.kw_unprotect_column('empty', 'secret');
 SELECT * FROM empty_plain;
 SELECT count(*) > 0 AS given_back FROM kms_wrap.kw_unprotect_column('empty', 'other');
+
+-- Partitions get what the parent had.
+CREATE TABLE parts (id integer, part integer, a text COMPRESSION pglz, PRIMARY KEY (id, part)) PARTITION BY LIST (part);
+CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1);
+ALTER TABLE parts ALTER a SET STORAGE MAIN, ALTER a SET STATISTICS 7;
+SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('parts', 'a');
+SELECT masked(detail) AS detail FROM kms_wrap.kw_unprotect_column('parts', 'a') WHERE detail ~ 'SET ';
+SELECT attrelid::regclass, attstorage, attcompression, attstattarget FROM pg_attribute WHERE attrelid IN ('parts'::regclass, 'parts_1'::regclass) AND attname = 'a' ORDER BY 1;
 
 -- What was said about the blind index's column goes with that; what was said about others stays.
 CREATE TABLE two (id integer PRIMARY KEY, a text, b text);
