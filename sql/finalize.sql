@@ -83,6 +83,9 @@ COMMENT ON FUNCTION kms_wrap.kw_column_obstacles IS 'What depends on a column an
 COMMENT ON FUNCTION kms_wrap.kw_column_view_text IS 'The statement that makes the decrypting view of a table; NULL if no column is protected. A step of kw_protect_column.';
 COMMENT ON FUNCTION kms_wrap.kw_column_view_keep IS 'Statements that give a view made anew its owner, rights and comments. A step of kw_protect_column.';
 COMMENT ON FUNCTION kms_wrap.kw_column_derived_name IS 'A name and a suffix, cut to fit 63 bytes. A step of kw_protect_column.';
+COMMENT ON FUNCTION kms_wrap.kw_column_trigger_name IS 'The name of a column''s seal trigger, which fires last. A step of kw_protect_column.';
+COMMENT ON FUNCTION kms_wrap.kw_column_statements IS 'The statements that protect a column, but for the decrypting view. A step of kw_protect_column.';
+COMMENT ON FUNCTION kms_wrap.kw_column_notes IS 'What is good to know of a column that is protected: other triggers, a blind index over few values. A step of kw_protect_column.';
 COMMENT ON FUNCTION kms_wrap.kw_column_count_unknown IS 'Counts envelopes of a column that were stored although their wrappers are not here. A step of the seal trigger.';
 COMMENT ON FUNCTION kms_wrap.kw_column_check_index IS 'Refuses wrong arguments of a blind index (22004, 22023, 42701). A step of kw_protect_column.';
 COMMENT ON FUNCTION kms_wrap.kw_column_size IS 'Rows of a table, its bytes, and an estimate of its bytes once a column is encrypted. A step of kw_protect_column.';

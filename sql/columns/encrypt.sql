@@ -28,11 +28,11 @@ BEGIN
             USING ERRCODE = '55000',
                   HINT = format('CREATE TRIGGER %1$I BEFORE INSERT OR UPDATE ON %2$s FOR EACH ROW EXECUTE FUNCTION kms_wrap.kw_seal_column(%3$L); '
                                 'ALTER TABLE %2$s ENABLE ALWAYS TRIGGER %1$I;',
-                                'zzz_kw_seal_' || left(found_column.column_uuid::text, 8), relation, found_column.column_uuid);
+                                kms_wrap.kw_column_trigger_name(found_column.column_uuid), relation, found_column.column_uuid);
     ELSIF found_column.trigger_state <> 'always' THEN
         RAISE EXCEPTION 'the seal trigger of column "%" of table % is disabled', column_name, relation
             USING ERRCODE = '55000',
-                  HINT = format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I;', relation, 'zzz_kw_seal_' || left(found_column.column_uuid::text, 8));
+                  HINT = format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I;', relation, kms_wrap.kw_column_trigger_name(found_column.column_uuid));
     ELSIF row_security_active(relation) THEN
         RAISE EXCEPTION 'row-level security hides rows of table %', relation
             USING ERRCODE = '55000', HINT = format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;', relation);

@@ -96,6 +96,81 @@ BEGIN
 END
 $function$;
 
+-- Triggers fire in the order of their names, and this one has to be the last.
+CREATE FUNCTION kms_wrap.kw_column_trigger_name(column_uuid uuid) RETURNS name
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT ('zzz_kw_seal_' || left(column_uuid::text, 8))::name
+$function$;
+
+-- The DDL that protects a column, but for the decrypting view.
+CREATE FUNCTION kms_wrap.kw_column_statements(
+    relation regclass, column_name name, column_uuid uuid, tenant_column name, blind_index text, index_column name, old_view regclass, is_filled boolean)
+RETURNS text[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    hex text := replace(column_uuid::text, '-', '');
+    trigger_name name := kms_wrap.kw_column_trigger_name(column_uuid);
+    not_valid text := CASE WHEN is_filled THEN ' NOT VALID' ELSE '' END;
+    becomes_text boolean;
+    collation_clause text;
+    statements text[] := '{}';
+BEGIN
+    SELECT a.atttypid IN ('varchar'::regtype, 'bpchar'::regtype),
+        CASE WHEN a.attcollation NOT IN (0, 'pg_catalog."default"'::regcollation) THEN format(' COLLATE %s', a.attcollation::regcollation) ELSE '' END
+    INTO becomes_text, collation_clause
+    FROM pg_attribute a
+    WHERE a.attrelid = relation AND a.attname = column_name;
+    IF old_view IS NOT NULL THEN
+        statements := statements || format('DROP VIEW %s', old_view);
+    END IF;
+    -- No statistics: they would keep plain values now and be of no use later.
+    statements := statements || format('ALTER TABLE %s ALTER COLUMN %I SET STATISTICS 0', relation, column_name);
+    IF becomes_text THEN
+        statements := statements || format('ALTER TABLE %s ALTER COLUMN %I TYPE text%s', relation, column_name, collation_clause);
+    END IF;
+    -- Trying to compress what is encrypted only costs time.
+    statements := statements || format('ALTER TABLE %s ALTER COLUMN %I SET STORAGE EXTERNAL', relation, column_name);
+    statements := statements || format('ALTER TABLE %s ADD CONSTRAINT %I CHECK (kms_wrap.kw_is_sealed(%I))%s', relation, 'kw_sealed_' || hex, column_name, not_valid);
+    IF tenant_column IS NOT NULL THEN
+        statements := statements || format('ALTER TABLE %s ADD CONSTRAINT %I CHECK (%I IS NOT NULL)', relation, 'kw_tenant_' || hex, tenant_column);
+    END IF;
+    IF index_column IS NOT NULL THEN
+        statements := statements || format('ALTER TABLE %s ADD COLUMN %I bytea', relation, index_column)
+            || format('ALTER TABLE %s ADD CONSTRAINT %I CHECK (octet_length(%I) > 0)%s', relation, 'kw_index_' || hex, index_column, not_valid)
+            || format('CREATE %sINDEX ON %s (%I)', CASE blind_index WHEN 'unique' THEN 'UNIQUE ' ELSE '' END, relation, index_column);
+    END IF;
+    RETURN statements
+        || format('CREATE TRIGGER %I BEFORE INSERT OR UPDATE ON %s FOR EACH ROW EXECUTE FUNCTION kms_wrap.kw_seal_column(%L)',
+                  trigger_name, relation, column_uuid)
+        || format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', relation, trigger_name);
+END
+$function$;
+
+-- What is allowed, and good to know.
+CREATE FUNCTION kms_wrap.kw_column_notes(relation regclass, column_name name, column_uuid uuid, has_index boolean) RETURNS SETOF text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    (
+        SELECT CASE WHEN g.tgname COLLATE "C" < kms_wrap.kw_column_trigger_name(column_uuid)::text THEN format('trigger %s sees the plain value of new rows', g.tgname)
+                    ELSE format('trigger %s fires after the value is encrypted: it must leave the column alone', g.tgname) END
+        FROM pg_trigger g
+        JOIN pg_proc f ON f.oid = g.tgfoid
+        -- BEFORE ROW on INSERT or UPDATE, of others.
+        WHERE g.tgrelid = relation AND NOT g.tgisinternal AND g.tgtype & 3 = 3 AND g.tgtype & 20 <> 0
+            AND (f.proname <> 'kw_seal_column' OR f.pronamespace <> 'kms_wrap'::regnamespace)
+        ORDER BY g.tgname
+    )
+    UNION ALL
+    SELECT format('the column has about %s different values: so few can be told from how often their entries in the blind index occur', round(s.n))
+    FROM (
+        SELECT CASE WHEN v.n_distinct < 0 THEN -v.n_distinct * c.reltuples ELSE v.n_distinct END AS n
+        FROM pg_class c
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_stats v ON v.schemaname = n.nspname AND v.tablename = c.relname AND v.attname = column_name AND NOT v.inherited
+        WHERE c.oid = relation AND has_index
+    ) s
+    WHERE s.n BETWEEN 1 AND 100
+$function$;
+
 CREATE FUNCTION kms_wrap.kw_protect_column(
     relation regclass, column_name name, policy text DEFAULT 'default', dry_run boolean DEFAULT false, tenant_column name DEFAULT NULL,
     blind_index text DEFAULT NULL, index_bytes integer DEFAULT 16, index_normalisation text DEFAULT 'none', index_column name DEFAULT NULL,
@@ -106,7 +181,6 @@ DECLARE
     argument text := CASE WHEN relation IS NULL THEN 'relation' WHEN column_name IS NULL THEN 'column_name'
                           WHEN policy IS NULL THEN 'policy' WHEN dry_run IS NULL THEN 'dry_run' END;
     old_type text;
-    collation_clause text;
     is_text boolean;
     is_filled boolean;
     tenant_is_filled boolean := true;
@@ -118,10 +192,7 @@ DECLARE
     old_view regclass;
     keep text[];
     column_uuid uuid := '00000000-0000-0000-0000-000000000000';
-    hex text;
-    not_valid text := '';
-    statements text[] := '{}';
-    statement text;
+    statements text[];
     problems text[];
     size record;
 BEGIN
@@ -136,10 +207,8 @@ BEGIN
         PERFORM kms_wrap.kw_column_check(relation, column_name, policy);
     END IF;
     row_key := kms_wrap.kw_column_row_key(relation, column_name, tenant_column);
-    SELECT format_type(a.atttypid, a.atttypmod), a.atttypid <> 'bytea'::regtype,
-        CASE WHEN a.attcollation NOT IN (0, 'pg_catalog."default"'::regcollation) THEN format(' COLLATE %s', a.attcollation::regcollation) ELSE '' END,
-        n.nspname, c.relname, c.relowner
-    INTO old_type, is_text, collation_clause, table_schema, table_name, table_owner
+    SELECT format_type(a.atttypid, a.atttypmod), a.atttypid <> 'bytea'::regtype, n.nspname, c.relname, c.relowner
+    INTO old_type, is_text, table_schema, table_name, table_owner
     FROM pg_attribute a
     JOIN pg_class c ON c.oid = a.attrelid
     JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -196,34 +265,7 @@ BEGIN
             column_uuid, relation, column_name, policy, tenant_column, CASE WHEN is_filled THEN 'encrypting' ELSE 'protected' END, index_column,
             index_bytes, index_normalisation, blind_index = 'unique', view_schema, view_name);
     END IF;
-    hex := replace(column_uuid::text, '-', '');
-    IF is_filled THEN
-        not_valid := ' NOT VALID';
-    END IF;
-    IF old_view IS NOT NULL THEN
-        statements := statements || format('DROP VIEW %s', old_view);
-    END IF;
-    -- No statistics: they would keep plain values now and be of no use later.
-    statements := statements || format('ALTER TABLE %s ALTER COLUMN %I SET STATISTICS 0', relation, column_name);
-    IF is_text AND old_type <> 'text' THEN
-        statements := statements || format('ALTER TABLE %s ALTER COLUMN %I TYPE text%s', relation, column_name, collation_clause);
-    END IF;
-    -- Trying to compress what is encrypted only costs time.
-    statements := statements || format('ALTER TABLE %s ALTER COLUMN %I SET STORAGE EXTERNAL', relation, column_name);
-    statements := statements || format('ALTER TABLE %s ADD CONSTRAINT %I CHECK (kms_wrap.kw_is_sealed(%I))%s', relation, 'kw_sealed_' || hex, column_name, not_valid);
-    IF tenant_column IS NOT NULL THEN
-        statements := statements || format('ALTER TABLE %s ADD CONSTRAINT %I CHECK (%I IS NOT NULL)', relation, 'kw_tenant_' || hex, tenant_column);
-    END IF;
-    IF index_column IS NOT NULL THEN
-        statements := statements || format('ALTER TABLE %s ADD COLUMN %I bytea', relation, index_column)
-            || format('ALTER TABLE %s ADD CONSTRAINT %I CHECK (octet_length(%I) > 0)%s', relation, 'kw_index_' || hex, index_column, not_valid)
-            || format('CREATE %sINDEX ON %s (%I)', CASE blind_index WHEN 'unique' THEN 'UNIQUE ' ELSE '' END, relation, index_column);
-    END IF;
-    statements := statements
-        || format('CREATE TRIGGER %I BEFORE INSERT OR UPDATE ON %s FOR EACH ROW EXECUTE FUNCTION kms_wrap.kw_seal_column(%L)',
-                  'zzz_kw_seal_' || left(hex, 8), relation, column_uuid)
-        || format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', relation, 'zzz_kw_seal_' || left(hex, 8));
-
+    statements := kms_wrap.kw_column_statements(relation, column_name, column_uuid, tenant_column, blind_index, index_column, old_view, is_filled);
     step := 'type';
     detail := CASE WHEN is_text AND old_type <> 'text' THEN format('%s becomes text; the decrypting view shows %s', old_type, old_type)
                    ELSE format('stays %s', old_type) END;
@@ -255,6 +297,8 @@ BEGIN
         RETURN NEXT;
     END LOOP;
     IF dry_run THEN
+        -- It fails where the one for all protected columns would.
+        PERFORM kms_wrap.kw_column_view_text(relation, view_schema, view_name);
         detail := format('CREATE VIEW %I.%I WITH (security_barrier = true, security_invoker = true) AS SELECT ... FROM %s', view_schema, view_name, relation);
         RETURN NEXT;
     ELSE
@@ -262,7 +306,7 @@ BEGIN
             -- Where a partition has been given the trigger, but not as one that always fires.
             SELECT format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', g.tgrelid::regclass, g.tgname)
             FROM kms_wrap.kw_column_tables(relation) t
-            JOIN pg_trigger g ON g.tgrelid = t.member AND g.tgname = 'zzz_kw_seal_' || left(hex, 8) AND g.tgenabled <> 'A'
+            JOIN pg_trigger g ON g.tgrelid = t.member AND g.tgname = kms_wrap.kw_column_trigger_name(column_uuid) AND g.tgenabled <> 'A'
         LOOP
             EXECUTE detail;
             RETURN NEXT;
@@ -281,32 +325,9 @@ BEGIN
         END LOOP;
     END IF;
     step := 'note';
-    FOR detail IN
-        SELECT CASE WHEN g.tgname COLLATE "C" < 'zzz_kw_seal_' || left(hex, 8) THEN format('trigger %s sees the plain value of new rows', g.tgname)
-                    ELSE format('trigger %s fires after the value is encrypted: it must leave the column alone', g.tgname) END
-        FROM pg_trigger g
-        JOIN pg_proc f ON f.oid = g.tgfoid
-        -- BEFORE ROW on INSERT or UPDATE, of others.
-        WHERE g.tgrelid = relation AND NOT g.tgisinternal AND g.tgtype & 3 = 3 AND g.tgtype & 20 <> 0
-            AND (f.proname <> 'kw_seal_column' OR f.pronamespace <> 'kms_wrap'::regnamespace)
-        ORDER BY g.tgname
-    LOOP
+    FOR detail IN SELECT * FROM kms_wrap.kw_column_notes(relation, column_name, column_uuid, blind_index IS NOT NULL) LOOP
         RETURN NEXT;
     END LOOP;
-    IF blind_index IS NOT NULL THEN
-        SELECT format('the column has about %s different values: so few can be told from how often their entries in the blind index occur', round(s.n)) INTO detail
-        FROM (
-            SELECT CASE WHEN v.n_distinct < 0 THEN -v.n_distinct * c.reltuples ELSE v.n_distinct END AS n
-            FROM pg_class c
-            JOIN pg_namespace n ON n.oid = c.relnamespace
-            JOIN pg_stats v ON v.schemaname = n.nspname AND v.tablename = c.relname AND v.attname = column_name AND NOT v.inherited
-            WHERE c.oid = relation
-        ) s
-        WHERE s.n BETWEEN 1 AND 100;
-        IF FOUND THEN
-            RETURN NEXT;
-        END IF;
-    END IF;
     step := 'obstacle';
     FOREACH detail IN ARRAY COALESCE(problems, '{}') LOOP
         RETURN NEXT;

@@ -47,7 +47,7 @@ BEGIN
     END IF;
     SELECT statements || array_agg(format('DROP TRIGGER %I ON %s', g.tgname, relation)) INTO statements
     FROM pg_trigger g
-    WHERE g.tgrelid = relation AND g.tgname = 'zzz_kw_seal_' || left(hex, 8);
+    WHERE g.tgrelid = relation AND g.tgname = kms_wrap.kw_column_trigger_name(found_column.column_uuid);
     SELECT string_agg(format('DROP CONSTRAINT %I', c.conname), ', ' ORDER BY c.conname) INTO constraints
     FROM pg_constraint c
     WHERE c.conrelid = relation AND c.contype = 'c' AND c.conname IN ('kw_sealed_' || hex, 'kw_tenant_' || hex, 'kw_index_' || hex);
