@@ -14,7 +14,7 @@ COMMENT ON COLUMN kms_wrap.protected_columns.original_statistics IS 'The column'
 COMMENT ON COLUMN kms_wrap.protected_columns.original_storage IS 'The column''s storage before: plain, external, extended or main. Unprotecting restores it.';
 COMMENT ON COLUMN kms_wrap.protected_columns.original_compression IS 'The column''s compression method before; NULL: the default. Unprotecting restores it.';
 COMMENT ON COLUMN kms_wrap.protected_columns.key_forms IS
-    'The binary forms of the primary key''s columns, then of the tenant column, when the column was protected: boolean, int2, int4, int8, oid, uuid, bytes, char(n). Values are bound to them, so under other ones no row is written.';
+    'The binary forms of the primary key''s columns, then of the tenant column, when the column was protected: boolean, smallint, integer, bigint, oid, uuid, date, time, timestamp, timestamptz, char(n), bytes (text, varchar and bytea). Values are bound to them, so under other ones no row is written.';
 COMMENT ON COLUMN kms_wrap.protected_columns.storage IS 'text: armoured envelopes. bytea: raw envelopes.';
 COMMENT ON COLUMN kms_wrap.protected_columns.status IS
     'encrypting: rows from before may be plain. rewriting: all rows are sealed, the table''s old blocks still hold plain values. protected: done.';
@@ -40,3 +40,4 @@ COMMENT ON VIEW kms_wrap.kw_protected_columns IS
 COMMENT ON TABLE kms_wrap.column_relations IS 'The table that has a protected column, so that no other passes for it. Not dumped; recorded again at the first write.';
 COMMENT ON COLUMN kms_wrap.column_relations.column_uuid IS 'The protected column.';
 COMMENT ON COLUMN kms_wrap.column_relations.relation IS 'Oid of its table; of the root, if it is partitioned.';
+COMMENT ON COLUMN kms_wrap.column_relations.key_columns IS 'Numbers in that table (pg_attribute.attnum) of the primary key''s columns, then of the tenant column. NULL: not known yet.';

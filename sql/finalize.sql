@@ -25,8 +25,6 @@ COMMENT ON FUNCTION kms_wrap.kw_grant IS
     'Gives a role a privilege on a policy and EXECUTE on the functions of it: encrypt, decrypt, unwrap, import, index or manage. False if it has it already. For the extension''s owner and superusers. 22023, 42501, 42704.';
 COMMENT ON FUNCTION kms_wrap.kw_revoke IS
     'Takes a privilege on a policy from a role, and EXECUTE on functions that it needs no more; works in running sessions at their next statement or within 64 calls. False if it did not have it. 22023, 42501, 42704.';
-COMMENT ON FUNCTION kms_wrap.kw_column_index_generation IS
-    'The generation that a rotation of a protected column''s blind index leads to, NULL when none is going on. A step of kw_encrypt_column.';
 COMMENT ON FUNCTION kms_wrap.kw_column_settle_index IS
     'Ends a rotation of a protected column''s blind index, when no row has an old entry any more. For the table''s owner; a step of kw_encrypt_column.';
 COMMENT ON FUNCTION kms_wrap.kw_rotate_column_index IS
@@ -81,6 +79,7 @@ COMMENT ON FUNCTION kms_wrap.kw_column_row_key IS
     'Names of the columns that values are bound to: those of the primary key, then the tenant column. 22023 a type with several byte forms, 42703, 55000 no primary key.';
 COMMENT ON FUNCTION kms_wrap.kw_column_obstacles IS 'What depends on a column and could not work on encrypted values, and what to do about each. A step of kw_protect_column.';
 COMMENT ON FUNCTION kms_wrap.kw_column_view_text IS 'The statement that makes the decrypting view of a table; NULL if no column is protected. A step of kw_protect_column.';
+COMMENT ON FUNCTION kms_wrap.kw_column_check_view IS 'Refuses a decrypting view with options, conditions or tables of its own (55000). A step of kw_protect_column.';
 COMMENT ON FUNCTION kms_wrap.kw_column_view_keep IS 'Statements that give a view made anew its owner, rights and comments. A step of kw_protect_column.';
 COMMENT ON FUNCTION kms_wrap.kw_column_derived_name IS 'A name and a suffix, cut to fit 63 bytes. A step of kw_protect_column.';
 COMMENT ON FUNCTION kms_wrap.kw_column_trigger_name IS 'The name of a column''s seal trigger, which fires last. A step of kw_protect_column.';
@@ -101,7 +100,7 @@ COMMENT ON FUNCTION kms_wrap.kw_column_lookup IS
 COMMENT ON FUNCTION kms_wrap.kw_column_progress IS
     'Records how far kw_encrypt_column is; a status only when the validated constraint proves it (55000). Needs ownership and encrypt.';
 COMMENT ON FUNCTION kms_wrap.kw_column_unregister IS
-    'Removes the row of a column of which no table has the constraint any more (55000), as after DROP TABLE. Needs decrypt on its policy. A step of kw_unprotect_column.';
+    'Removes the row of a column of which no table has the constraint any more (55000), as after DROP TABLE. Tables of other owners that have it are returned, and keep the row. Needs decrypt on its policy. A step of kw_unprotect_column.';
 COMMENT ON FUNCTION kms_wrap.kw_column_drop_statistics IS 'Removes the statistics of a column, which hold its most common values. Needs ownership.';
 COMMENT ON FUNCTION kms_wrap.kw_column_no_block IS 'Fails inside a transaction block (2D000). A step of kw_encrypt_column.';
 COMMENT ON FUNCTION kms_wrap.kw_column_is_past IS

@@ -15,6 +15,12 @@ LANGUAGE c STABLE PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'kw_is_current_by
 CREATE FUNCTION kms_wrap.kw_is_current(column_uuid uuid, sealed text, VARIADIC row_key "any") RETURNS boolean
 LANGUAGE c STABLE PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'kw_is_current_text';
 
+CREATE FUNCTION kms_wrap.kw_belongs(column_uuid uuid, sealed bytea, VARIADIC row_key "any") RETURNS boolean
+LANGUAGE c STABLE PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'kw_belongs_bytea';
+
+CREATE FUNCTION kms_wrap.kw_belongs(column_uuid uuid, sealed text, VARIADIC row_key "any") RETURNS boolean
+LANGUAGE c STABLE PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'kw_belongs_text';
+
 CREATE FUNCTION kms_wrap.kw_wrapper_of(sealed bytea) RETURNS uuid
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 10 AS 'MODULE_PATHNAME', 'kw_wrapper_of_bytea';
 
@@ -36,6 +42,10 @@ COMMENT ON FUNCTION kms_wrap.kw_is_current(uuid, bytea, "any") IS
     'Whether a value of a protected column is encrypted with the DEK that new values of its row get. Arguments as of kw_open_column.';
 COMMENT ON FUNCTION kms_wrap.kw_is_current(uuid, text, "any") IS
     'Whether a value of a protected column is encrypted with the DEK that new values of its row get. Arguments as of kw_open_column_text.';
+COMMENT ON FUNCTION kms_wrap.kw_belongs(uuid, bytea, "any") IS
+    'Whether a value of a protected column is plain, in one that is being encrypted, or opens for its row; shows nothing of it. Arguments as of kw_open_column. Needs encrypt on the column''s policy. 42501, 42704, 55000, 58000, 38000.';
+COMMENT ON FUNCTION kms_wrap.kw_belongs(uuid, text, "any") IS
+    'Whether a value of a protected column is plain, in one that is being encrypted, or opens for its row; shows nothing of it. Arguments as of kw_open_column_text.';
 COMMENT ON FUNCTION kms_wrap.kw_wrapper_of(bytea) IS 'The wrapper whose DEK encrypted a value. Parses only. 22P03 not an envelope.';
 COMMENT ON FUNCTION kms_wrap.kw_wrapper_of(text) IS 'The wrapper whose DEK encrypted a value. Parses only. 22P03 not an armoured envelope.';
 COMMENT ON FUNCTION kms_wrap.kw_blind_index IS

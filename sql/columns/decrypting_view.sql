@@ -47,6 +47,21 @@ BEGIN
 END
 $function$;
 
+-- Fails if somebody has put conditions or options of their own into a decrypting view, which is to be made anew without them.
+CREATE FUNCTION kms_wrap.kw_column_check_view(relation regclass, decrypting_view regclass) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    PERFORM FROM pg_class v
+    WHERE v.oid = decrypting_view AND v.reloptions @> '{security_barrier=true,security_invoker=true}' AND cardinality(v.reloptions) = 2
+        AND pg_get_viewdef(v.oid) ~ '\n   FROM [^\n]+ t;$';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the decrypting view % of table % has been changed', decrypting_view, relation
+            USING ERRCODE = '55000', DETAIL = 'It has options, conditions or tables of its own, which a new one would not have.',
+                  HINT = format('DROP VIEW %s; afterwards make what it has of its own a view over the new one.', decrypting_view);
+    END IF;
+END
+$function$;
+
 -- What DROP VIEW loses and a new view of that name needs again: owner, rights and comments, as statements. Where the table's
 -- column has been renamed since, so will be the view's: what was granted on it is not granted again. dropped: a column that the
 -- table will have no more.

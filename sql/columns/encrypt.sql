@@ -4,8 +4,8 @@
 -- search_path, which the table's own triggers may need.
 CREATE FUNCTION kms_wrap.kw_column_plan(relation regclass, column_name name)
 RETURNS TABLE (
-    status text, rows_total bigint, rows_done bigint, last_key text[], is_rotating boolean, members regclass[], count_all text, count_todo text,
-    next_key text, seal text, validate text[])
+    status text, rows_total bigint, rows_done bigint, last_key text[], policy text, policy_is_enabled boolean, has_old_deks boolean, has_old_index boolean,
+    members regclass[], count_all text, count_todo text, find_foreign text, next_key text, seal text, validate text[])
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     found_column record;
@@ -16,7 +16,6 @@ DECLARE
     from_key text;
     upto_key text;
     match text;
-    generation smallint;
 BEGIN
     PERFORM kms_wrap.kw_column_check_table(relation);
     SELECT * INTO found_column FROM kms_wrap.kw_column_lookup(relation, column_name);
@@ -42,11 +41,9 @@ BEGIN
     FROM unnest(kms_wrap.kw_column_row_key(relation, column_name, found_column.tenant_column)) WITH ORDINALITY u (k, n);
     -- Plain, or under an older data key: the trigger seals both anew when the row is updated.
     todo := format('(NOT kms_wrap.kw_is_current(%L, t.%I, %s)', found_column.column_uuid, column_name, arguments);
-    generation := kms_wrap.kw_column_index_generation(relation, column_name);
     IF found_column.index_column IS NOT NULL THEN
-        todo := todo || format(' OR (t.%I IS NOT NULL AND (t.%2$I IS NULL', column_name, found_column.index_column)
-            || CASE WHEN generation IS NULL THEN ''
-                    ELSE format(' OR pg_catalog.get_byte(t.%I, 0) OPERATOR(pg_catalog.<>) %s', found_column.index_column, generation) END || '))';
+        todo := todo || format(' OR (t.%I IS NOT NULL AND (t.%2$I IS NULL OR pg_catalog.get_byte(t.%2$I, 0) OPERATOR(pg_catalog.<>) %3$s))',
+                               column_name, found_column.index_column, found_column.index_generation);
     END IF;
     todo := todo || ')';
 
@@ -76,10 +73,16 @@ BEGIN
     rows_total := found_column.rows_total;
     rows_done := found_column.rows_done;
     last_key := found_column.last_key;
-    is_rotating := generation IS NOT NULL;
+    policy := found_column.policy;
+    policy_is_enabled := found_column.policy_is_enabled;
+    has_old_deks := found_column.has_old_deks;
+    has_old_index := found_column.has_old_index;
     SELECT array_agg(t.member) INTO members FROM kms_wrap.kw_column_tables(relation) t WHERE t.is_leaf;
     count_all := format('SELECT pg_catalog.count(*) FROM %s t', relation);
     count_todo := format('SELECT pg_catalog.count(*) FROM %s t WHERE %s', relation, todo);
+    -- Envelopes that nobody sealed for the row: from before the column was protected, or attached with a partition.
+    find_foreign := format('SELECT ARRAY[%s] FROM %s t WHERE NOT kms_wrap.kw_belongs(%L, t.%I, %s) LIMIT 1',
+                           key_texts, relation, found_column.column_uuid, column_name, arguments);
     next_key := format(
         'SELECT s.key, s.n FROM (SELECT ARRAY[%s] AS key, pg_catalog.row_number() OVER (ORDER BY %s) AS n FROM %s t WHERE %s ORDER BY %2$s LIMIT $2) s '
         'ORDER BY s.n DESC LIMIT 1', key_texts, keys, relation, from_key);
@@ -133,6 +136,9 @@ DECLARE
     remaining pg_catalog.int8;
     waiting_for pg_catalog.int8;
     sealed_in_pass pg_catalog.int8;
+    least_remaining pg_catalog.int8;
+    futile_passes pg_catalog.int4 := 0;
+    foreign_key pg_catalog.text[];
     deadline pg_catalog.timestamptz;
     statement pg_catalog.text;
     boundary pg_catalog.int8;
@@ -155,10 +161,18 @@ BEGIN
     key := plan.last_key;
     -- Every transaction that began before what is to be done now is older than this one.
     boundary := pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text::pg_catalog.int8;
+    EXECUTE plan.find_foreign INTO foreign_key;
+    IF foreign_key IS NOT NULL THEN
+        RAISE EXCEPTION 'column "%" of table % has values that are envelopes and do not open for their rows', column_name, relation
+            USING ERRCODE = '55000', DETAIL = pg_catalog.format('One is that of the row with key (%s).', pg_catalog.array_to_string(foreign_key, ', ')),
+                  HINT = 'Put plain values or NULL in their place, with updates of that column alone.';
+    END IF;
     EXECUTE plan.count_todo INTO remaining;
-    IF remaining OPERATOR(pg_catalog.=) 0 AND plan.status OPERATOR(pg_catalog.=) 'protected' AND NOT plan.is_rotating THEN
+    IF remaining OPERATOR(pg_catalog.=) 0 AND plan.status OPERATOR(pg_catalog.=) 'protected' AND NOT plan.has_old_index AND NOT plan.has_old_deks THEN
         RAISE NOTICE 'nothing to do: all values of column "%" of table % are encrypted', column_name, relation;
         RETURN;
+    ELSIF remaining OPERATOR(pg_catalog.>) 0 AND NOT plan.policy_is_enabled THEN
+        RAISE EXCEPTION 'policy "%" is disabled', plan.policy USING ERRCODE = '55000', HINT = 'Set its is_enabled to true.';
     END IF;
     COMMIT;
 
@@ -192,16 +206,21 @@ BEGIN
         EXECUTE plan.count_todo INTO remaining;
         COMMIT;
         IF remaining OPERATOR(pg_catalog.>) 0 THEN
-            IF sealed_in_pass OPERATOR(pg_catalog.>) 0 THEN
+            IF remaining OPERATOR(pg_catalog.<) least_remaining OR least_remaining IS NULL THEN
+                least_remaining := remaining;
+                futile_passes := 0;
                 deadline := NULL;
+            ELSIF sealed_in_pass OPERATOR(pg_catalog.>) 0 THEN
+                futile_passes := futile_passes OPERATOR(pg_catalog.+) 1;
             END IF;
             deadline := COALESCE(deadline, pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) max_wait);
-            IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>) deadline THEN
+            -- Updates that change nothing only leave dead rows.
+            IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>) deadline OR futile_passes OPERATOR(pg_catalog.>=) 3 THEN
                 RAISE EXCEPTION '% values of column "%" of table % could not be encrypted', remaining, column_name, relation
                     USING ERRCODE = '55000', DETAIL = 'Other sessions hold their rows locked, or a trigger discards the update.',
                           HINT = 'Call it again when they are done; what is encrypted stays so.';
             END IF;
-            IF waiting_for IS NULL OR waiting_for OPERATOR(pg_catalog.<>) remaining THEN
+            IF futile_passes OPERATOR(pg_catalog.=) 0 AND (waiting_for IS NULL OR waiting_for OPERATOR(pg_catalog.<>) remaining) THEN
                 waiting_for := remaining;
                 RAISE NOTICE '% rows are locked by others, trying again', remaining;
             END IF;
@@ -210,8 +229,8 @@ BEGIN
         END IF;
     END LOOP;
 
-    IF plan.is_rotating THEN
-        -- A transaction that was under way when the rotation began can still bring entries of the old generation.
+    IF plan.has_old_index OR plan.has_old_deks THEN
+        -- A transaction that was under way when the rotation began can still bring values and entries under the old key.
         deadline := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) max_wait;
         LOOP
             is_past := plan.members IS NULL OR kms_wrap.kw_column_is_past(plan.members[1], boundary);
@@ -222,19 +241,28 @@ BEGIN
         END LOOP;
         COMMIT;
         EXECUTE plan.count_todo INTO remaining;
-        IF is_past AND remaining OPERATOR(pg_catalog.=) 0 THEN
-            PERFORM kms_wrap.kw_column_settle_index(relation, column_name);
-        ELSE
-            RAISE WARNING 'both generations of the blind index of column "%" of table % stay in use', column_name, relation
+        IF NOT is_past OR remaining OPERATOR(pg_catalog.>) 0 THEN
+            RAISE WARNING 'older keys of column "%" of table % stay in use', column_name, relation
                 USING DETAIL = 'A transaction from before the rotation is still under way, or has just ended.',
                       HINT = 'Call kms_wrap.kw_encrypt_column() again when it has ended.';
+        ELSIF plan.has_old_index THEN
+            PERFORM kms_wrap.kw_column_settle_index(relation, column_name);
         END IF;
         COMMIT;
     END IF;
     IF plan.status OPERATOR(pg_catalog.=) 'protected' THEN
-        RAISE NOTICE 'all values of column "%" of table % are under the current keys', column_name, relation;
+        IF is_past IS NOT FALSE AND remaining OPERATOR(pg_catalog.=) 0 THEN
+            RAISE NOTICE 'all values of column "%" of table % are under the current keys', column_name, relation;
+        END IF;
         RETURN;
     END IF;
+    -- What is proved by opening every value before the constraint is.
+    EXECUTE plan.find_foreign INTO foreign_key;
+    IF foreign_key IS NOT NULL THEN
+        RAISE EXCEPTION 'column "%" of table % has values that do not open for their rows', column_name, relation
+            USING ERRCODE = '55000', DETAIL = pg_catalog.format('One is that of the row with key (%s).', pg_catalog.array_to_string(foreign_key, ', '));
+    END IF;
+    COMMIT;
     FOREACH statement IN ARRAY COALESCE(plan.validate, '{}') LOOP
         EXECUTE statement;
         COMMIT;

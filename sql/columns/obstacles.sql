@@ -112,11 +112,20 @@ BEGIN
     END LOOP;
 
     FOR object, remedy IN
+        -- Types of whole rows: the tables' own, arrays and domains of them, and composite types that have them.
+        WITH RECURSIVE row_types AS (
+            SELECT y.oid FROM kms_wrap.kw_column_tables(relation) t JOIN pg_type y ON y.typrelid = t.member
+            UNION
+            SELECT y.oid
+            FROM row_types r
+            JOIN pg_type y ON y.typelem = r.oid OR y.typbasetype = r.oid OR EXISTS (
+                SELECT FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind = 'c'
+                WHERE a.attrelid = y.typrelid AND a.atttypid = r.oid AND NOT a.attisdropped)
+        )
         SELECT format('column %I of table %s', a.attname, a.attrelid::regclass),
             format('ALTER TABLE %s DROP COLUMN %I; it keeps whole rows of the table', a.attrelid::regclass, a.attname)
-        FROM kms_wrap.kw_column_tables(relation) t
-        JOIN pg_type y ON y.typrelid = t.member
-        JOIN pg_attribute a ON a.atttypid IN (y.oid, y.typarray) AND NOT a.attisdropped
+        FROM row_types y
+        JOIN pg_attribute a ON a.atttypid = y.oid AND NOT a.attisdropped
         JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'm', 'f')
         ORDER BY 1
     LOOP

@@ -13,7 +13,8 @@ SELECT p.column_uuid, s.conrelid::regclass AS relation, COALESCE(n.nspname, p.sc
 FROM kms_wrap.protected_columns p
 JOIN kms_wrap.encryption_policies e ON e.id = p.policy_id
 CROSS JOIN LATERAL (SELECT replace(p.column_uuid::text, '-', '')) h (hex)
-LEFT JOIN pg_constraint s ON s.conname = ('kw_sealed_' || h.hex)::name AND s.contype = 'c' AND s.coninhcount = 0
+-- Domains have constraints too.
+LEFT JOIN pg_constraint s ON s.conname = ('kw_sealed_' || h.hex)::name AND s.contype = 'c' AND s.coninhcount = 0 AND s.conrelid <> 0
 LEFT JOIN pg_class c ON c.oid = s.conrelid
 LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_attribute a ON a.attrelid = s.conrelid AND a.attnum = s.conkey[1]

@@ -54,6 +54,13 @@ BEGIN
         SELECT FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = column_name AND a.atttypid = 'bytea'::regtype)
     THEN
         RAISE EXCEPTION 'invalid value for argument "index_normalisation"' USING ERRCODE = '22023', DETAIL = 'Values of type bytea have no lower case.';
+    ELSIF blind_index = 'unique' AND EXISTS (
+        SELECT FROM pg_attribute a JOIN pg_collation o ON o.oid = a.attcollation
+        WHERE a.attrelid = relation AND a.attname = column_name AND NOT o.collisdeterministic)
+    THEN
+        RAISE EXCEPTION 'a column of a nondeterministic collation cannot have a unique blind index'
+            USING ERRCODE = '22023', DETAIL = 'Values that are equal by the collation have different bytes, and would pass.',
+                  HINT = 'Use blind_index => ''index'', which finds values of the same bytes.';
     ELSIF blind_index = 'unique' AND EXISTS (SELECT FROM pg_class c WHERE c.oid = relation AND c.relkind = 'p') THEN
         RAISE EXCEPTION 'a partitioned table cannot have a unique blind index'
             USING ERRCODE = '22023', DETAIL = 'A unique index there contains the partition key, so equal values of two partitions would pass.',
@@ -151,7 +158,7 @@ CREATE FUNCTION kms_wrap.kw_column_notes(relation regclass, column_name name, co
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     (
         SELECT CASE WHEN g.tgname COLLATE "C" < kms_wrap.kw_column_trigger_name(column_uuid)::text THEN format('trigger %s sees the plain value of new rows', g.tgname)
-                    ELSE format('trigger %s fires after the value is encrypted: it must leave the column alone', g.tgname) END
+                    ELSE format('trigger %s fires after the value is encrypted: it must leave the column and the key alone', g.tgname) END
         FROM pg_trigger g
         JOIN pg_proc f ON f.oid = g.tgfoid
         -- BEFORE ROW on INSERT or UPDATE, of others.
@@ -183,6 +190,7 @@ DECLARE
     old_type text;
     is_text boolean;
     is_filled boolean;
+    has_envelopes boolean;
     tenant_is_filled boolean := true;
     row_key name[];
     table_schema name;
@@ -234,6 +242,7 @@ BEGIN
         END IF;
         SELECT n.nspname, c.relname INTO view_schema, view_name
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = old_view;
+        PERFORM kms_wrap.kw_column_check_view(relation, old_view);
         keep := kms_wrap.kw_column_view_keep(relation, old_view, NULL);
     END IF;
 
@@ -243,7 +252,17 @@ BEGIN
         problems := problems || format('schema %s: you need CREATE there, for the view and the blind index',
                                        concat_ws(', ', table_schema, nullif(view_schema, table_schema)));
     END IF;
-    SELECT COALESCE(sum(pg_relation_size(t.member)), 0) > 0 INTO is_filled FROM kms_wrap.kw_column_tables(relation) t WHERE t.is_leaf;
+    -- Rows that are gone, and a default that was, are in files and catalog until a rewrite.
+    SELECT COALESCE(sum(pg_relation_size(c.oid) + COALESCE(pg_relation_size(nullif(c.reltoastrelid, 0)), 0)), 0) > 0 OR bool_or(a.atthasmissing) INTO is_filled
+    FROM kms_wrap.kw_column_tables(relation) t
+    JOIN pg_class c ON c.oid = t.member
+    JOIN pg_attribute a ON a.attrelid = t.member AND a.attname = column_name
+    WHERE t.is_leaf;
+    EXECUTE format('SELECT EXISTS (SELECT FROM (SELECT t.%I AS v FROM %s t LIMIT 10000) s WHERE s.v IS NOT NULL AND kms_wrap.kw_is_sealed(s.v))', column_name, relation)
+    INTO has_envelopes;
+    IF has_envelopes THEN
+        problems := problems || 'values that are envelopes already: put the plain ones in their place, as with kms_wrap.kw_decrypt()'::text;
+    END IF;
     IF tenant_column IS NOT NULL THEN
         SELECT NOT a.attnotnull INTO tenant_is_filled FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = tenant_column;
         IF tenant_is_filled THEN

@@ -14,6 +14,7 @@ DECLARE
     view_name name;
     keep text[];
     statements text[] := '{}';
+    kept_by text[];
 BEGIN
     IF argument IS NOT NULL THEN
         RAISE EXCEPTION 'argument "%" must not be null', argument USING ERRCODE = '22004';
@@ -42,12 +43,14 @@ BEGIN
     IF found_column.decrypting_view IS NOT NULL THEN
         SELECT n.nspname, c.relname INTO view_schema, view_name
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = found_column.decrypting_view;
+        PERFORM kms_wrap.kw_column_check_view(relation, found_column.decrypting_view);
         keep := kms_wrap.kw_column_view_keep(relation, found_column.decrypting_view, found_column.index_column);
         statements := statements || format('DROP VIEW %s', found_column.decrypting_view::regclass);
     END IF;
     SELECT statements || array_agg(format('DROP TRIGGER %I ON %s', g.tgname, relation)) INTO statements
     FROM pg_trigger g
-    WHERE g.tgrelid = relation AND g.tgname = kms_wrap.kw_column_trigger_name(found_column.column_uuid);
+    JOIN pg_proc f ON f.oid = g.tgfoid AND f.proname = 'kw_seal_column' AND f.pronamespace = 'kms_wrap'::regnamespace
+    WHERE g.tgrelid = relation AND g.tgargs = found_column.column_uuid::text::bytea || '\x00'::bytea;
     SELECT string_agg(format('DROP CONSTRAINT %I', c.conname), ', ' ORDER BY c.conname) INTO constraints
     FROM pg_constraint c
     WHERE c.conrelid = relation AND c.contype = 'c' AND c.conname IN ('kw_sealed_' || hex, 'kw_tenant_' || hex, 'kw_index_' || hex);
@@ -77,7 +80,7 @@ BEGIN
         RETURN NEXT;
     END LOOP;
     -- It looks whether any table still has values of the column.
-    PERFORM kms_wrap.kw_column_unregister(found_column.column_uuid);
+    kept_by := kms_wrap.kw_column_unregister(found_column.column_uuid);
     detail := kms_wrap.kw_column_view_text(relation, view_schema, view_name);
     IF view_name IS NOT NULL AND detail IS NOT NULL THEN
         EXECUTE detail;
@@ -86,6 +89,12 @@ BEGIN
             EXECUTE detail;
             RETURN NEXT;
         END LOOP;
+    END IF;
+    IF kept_by <> '{}' THEN
+        step := 'note';
+        detail := format('it stays registered: %s of another owner may hold values of it. When that is gone: SELECT kms_wrap.kw_column_unregister(%L);',
+                         array_to_string(kept_by, ', '), found_column.column_uuid);
+        RETURN NEXT;
     END IF;
     step := 'next';
     detail := format('ANALYZE %s;', relation);

@@ -58,8 +58,10 @@ CREATE INDEX idx_protected_columns_policy ON kms_wrap.protected_columns (policy_
 -- trap: who may encrypt could have values of the first sealed again for rows of his own. Not dumped, since oids don't survive
 -- that: then the first use finds the table by its name, or as the only one, and records it again.
 CREATE TABLE kms_wrap.column_relations (
-    column_uuid uuid NOT NULL,
-    relation    oid  NOT NULL,
+    column_uuid uuid       NOT NULL,
+    relation    oid        NOT NULL,
+    -- The primary key's columns and the tenant column, which renaming doesn't change either.
+    key_columns smallint[],
     CONSTRAINT column_relations_pkey PRIMARY KEY (column_uuid),
     CONSTRAINT fk_column_relations_column FOREIGN KEY (column_uuid)
         REFERENCES kms_wrap.protected_columns (column_uuid) ON DELETE CASCADE

@@ -10,7 +10,7 @@ use super::{
     deks::{self, Scope},
     grants::{self, Privilege},
     owner::as_owner,
-    protected::key_forms,
+    protected::key_of,
     report::Failure,
     revocation, spi,
 };
@@ -65,10 +65,11 @@ pub(crate) fn register(new: &NewColumn<'_>) -> Result<(), Failure> {
         return Err(Failure::bad_argument("invalid value for argument \"status\"", "It must be encrypting or protected."));
     }
     as_owner(|| {
-        if !column::insert(new, key_forms(new.relation, new.tenant_column)?)? {
+        let key = key_of(new.relation, new.tenant_column)?;
+        if !column::insert(new, key.forms)? {
             return Err(Failure::unknown("column that can be protected", name));
         }
-        protected::record(new.uuid, new.relation)
+        protected::record(new.uuid, new.relation, key.columns)
     })
 }
 
@@ -87,7 +88,8 @@ pub(crate) fn lookup(relation: Oid, column_name: Option<&str>) -> Result<Vec<Pro
     // After a restore nothing is on record, and giving the column back needs to know its table to the end.
     if spi::may_write() {
         for c in found.iter().filter(|c| !c.is_recorded) {
-            as_owner(|| protected::record(c.uuid, relation))?;
+            let columns = key_of(relation, c.tenant_column.as_deref()).ok().and_then(|key| key.columns);
+            as_owner(|| protected::record(c.uuid, relation, columns))?;
         }
     }
     Ok(found)
@@ -120,21 +122,25 @@ pub(crate) fn progress(
     as_owner(|| column::progress(found.uuid, status, rows.0, rows.1, last_key))
 }
 
-/// Forgets a column that no table has any more.
-pub(crate) fn unregister(uuid: Uuid) -> Result<(), Failure> {
+/// Forgets a column that no table has any more. Returns the tables of other owners that have its constraint: while there are any, what they hold may
+/// be values, of a partition that was detached and given away, and needs the column to be known.
+pub(crate) fn unregister(uuid: Uuid) -> Result<Vec<String>, Failure> {
     let (id, name) = as_owner(|| column::policy(uuid))?.ok_or_else(|| Failure::unknown("protected column", uuid))?;
     grants::require(id, &name, Privilege::Decrypt)?;
-    // A detached partition still has values. Tables of others don't count: anybody may make one with the constraint.
-    let holders: Vec<_> =
-        as_owner(|| column::holders(uuid))?.into_iter().filter_map(|(table, is_owners)| is_owners.then_some(table)).collect();
+    // A detached partition still has values. Tables of others stop nobody: anybody may make one with the constraint.
+    let (holders, of_others): (Vec<_>, Vec<_>) = as_owner(|| column::holders(uuid))?.into_iter().partition(|(_, is_owners)| *is_owners);
+    let names = |tables: Vec<(String, bool)>| tables.into_iter().map(|(table, _)| table).collect::<Vec<_>>();
     if !holders.is_empty() {
         return Err(Failure::state(
             format!("protected column \"{uuid}\" still has values"),
             "Give it back with kms_wrap.kw_unprotect_column(), or drop the table.",
         )
-        .detail(format!("Tables: {}.", holders.join(", "))));
+        .detail(format!("Tables: {}.", names(holders).join(", "))));
     }
-    as_owner(|| column::delete(uuid))
+    if of_others.is_empty() {
+        as_owner(|| column::delete(uuid))?;
+    }
+    Ok(names(of_others))
 }
 
 /// Removes the statistics of a column, which hold its most common values.

@@ -99,6 +99,10 @@ fn kw_column_lookup(
             name!(last_key, Option<Vec<String>>),
             name!(trigger_state, String),
             name!(has_its_key, bool),
+            name!(policy_is_enabled, bool),
+            name!(has_old_deks, bool),
+            name!(index_generation, i16),
+            name!(has_old_index, bool),
         ),
     >,
     ErrorReport,
@@ -106,7 +110,7 @@ fn kw_column_lookup(
     let relation = required("relation", relation)?;
     let found = columns::lookup(relation, column_name)?;
     Ok(TableIterator::new(found.into_iter().map(move |c| {
-        let has_its_key = protected::has_its_key(relation, c.tenant_column.as_deref(), &c.key_forms);
+        let has_its_key = protected::has_its_key(relation, c.tenant_column.as_deref(), &c.key_forms, c.key_columns.as_deref());
         (
             c.name,
             c.uuid,
@@ -125,6 +129,10 @@ fn kw_column_lookup(
             c.last_key,
             c.trigger_state,
             has_its_key,
+            c.policy_is_enabled,
+            c.has_old_deks,
+            c.index_generation,
+            c.has_old_index,
         )
     })))
 }
@@ -145,7 +153,7 @@ fn kw_column_progress(
 
 #[pg_extern(parallel_unsafe, cost = 1000)]
 #[search_path(pg_catalog, pg_temp)]
-fn kw_column_unregister(column_uuid: Option<Uuid>) -> Result<(), ErrorReport> {
+fn kw_column_unregister(column_uuid: Option<Uuid>) -> Result<Vec<String>, ErrorReport> {
     Ok(columns::unregister(required("column_uuid", column_uuid)?)?)
 }
 

@@ -41,15 +41,6 @@ fn kw_rotate_column_index(relation: Option<Regclass>, column_name: Option<&str>)
     Ok(rotate::rotate_index(relation.0, name)?)
 }
 
-/// The generation that a rotation of a column's blind index leads to; NULL when none is going on.
-#[pg_extern(stable, parallel_unsafe, cost = 100)]
-#[search_path(pg_catalog, pg_temp)]
-fn kw_column_index_generation(relation: Option<Regclass>, column_name: Option<&str>) -> Result<Option<i16>, ErrorReport> {
-    let (relation, name) = (required("relation", relation)?, required("column_name", column_name)?);
-    let column = protected::column(&protected::by_name(relation.0, name)?)?;
-    Ok(column.index.as_ref().filter(|index| index.old_generation.is_some()).map(|index| i16::from(index.generation)))
-}
-
 #[pg_extern(parallel_unsafe, cost = 100)]
 #[search_path(pg_catalog, pg_temp)]
 fn kw_column_settle_index(relation: Option<Regclass>, column_name: Option<&str>) -> Result<(), ErrorReport> {

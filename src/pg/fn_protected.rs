@@ -19,6 +19,8 @@ raw_function!(kw_open_column, pg_finfo_kw_open_column, open_bytea);
 raw_function!(kw_open_column_text, pg_finfo_kw_open_column_text, open_text);
 raw_function!(kw_is_current_bytea, pg_finfo_kw_is_current_bytea, is_current_bytea);
 raw_function!(kw_is_current_text, pg_finfo_kw_is_current_text, is_current_text);
+raw_function!(kw_belongs_bytea, pg_finfo_kw_belongs_bytea, belongs_bytea);
+raw_function!(kw_belongs_text, pg_finfo_kw_belongs_text, belongs_text);
 raw_function!(kw_wrapper_of_bytea, pg_finfo_kw_wrapper_of_bytea, wrapper_of_bytea);
 raw_function!(kw_wrapper_of_text, pg_finfo_kw_wrapper_of_text, wrapper_of_text);
 raw_function!(kw_seal_column, pg_finfo_kw_seal_column, seal_column);
@@ -69,6 +71,25 @@ fn is_current(args: &Args, is_text: bool) -> Result<pg_sys::Datum, Failure> {
         // A plain value is not under the current DEK either.
         Err(error) if error == Error::NotAnEnvelope || seal::is_plain(&column, error) => Ok(false.into()),
         Err(error) => Err(error.into()),
+    })
+}
+
+fn belongs_bytea(args: &Args) -> Result<pg_sys::Datum, Failure> {
+    belongs(args, false)
+}
+
+fn belongs_text(args: &Args) -> Result<pg_sys::Datum, Failure> {
+    belongs(args, true)
+}
+
+fn belongs(args: &Args, is_text: bool) -> Result<pg_sys::Datum, Failure> {
+    let (Some(column), Some(sealed)) = (args.uuid(0), args.bytes(1)) else { return Ok(args.null()) };
+    revocation::poll();
+    let column = protected::column(&column)?;
+    with_envelope(is_text, sealed, |envelope| match envelope {
+        Ok(envelope) => Ok(seal::belongs(&row_of(args, &column)?, &envelope)?.into()),
+        // A plain value is its row's.
+        Err(error) => Ok(seal::is_plain(&column, error).into()),
     })
 }
 

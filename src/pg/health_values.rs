@@ -1,7 +1,7 @@
 //! What kw_health says about protected columns, and about grants to roles that are gone.
 
 use super::{
-    catalog::watch,
+    catalog::{grant, watch},
     health::{Finding, finding, green},
     protected,
     report::Failure,
@@ -31,16 +31,20 @@ fn column(c: &watch::ColumnRow) -> Finding {
         (Some(_), Some("always")) if !c.has_primary_key => {
             finding(WHAT, &name, "red", "the table has lost its primary key: no row can be written", "Add the primary key again")
         }
-        (Some(relation), Some("always")) if !protected::has_its_key(relation, c.tenant_column.as_deref(), &c.key_forms) => finding(
-            WHAT,
-            &name,
-            "red",
-            format!(
-                "values are bound to a key of {}, which the table has no more: they do not open, and no row can be written",
-                c.key_forms.join(", ")
-            ),
-            "Change primary key and types of key and tenant columns back",
-        ),
+        (Some(relation), Some("always"))
+            if !protected::has_its_key(relation, c.tenant_column.as_deref(), &c.key_forms, c.key_columns.as_deref()) =>
+        {
+            finding(
+                WHAT,
+                &name,
+                "red",
+                format!(
+                    "values are bound to a key of {}, which the table has no more: they do not open, and no row can be written",
+                    c.key_forms.join(", ")
+                ),
+                "Change primary key and types of key and tenant columns back",
+            )
+        }
         (Some(_), Some("always")) if c.unknown_envelopes > 0 => finding(
             WHAT,
             &name,
@@ -71,6 +75,10 @@ fn column(c: &watch::ColumnRow) -> Finding {
 }
 
 pub(super) fn grants() -> Result<Vec<Finding>, Failure> {
+    let unusable = grant::unusable(None)?.into_iter().map(|(role, policy, privilege)| {
+        let detail = format!("{privilege} on policy {policy} is granted to it, and it may not call the functions: it was dropped and made anew");
+        finding("grant", role, "yellow", detail, "Take it away with kw_revoke(), and grant it again if the role is to have it")
+    });
     let lost = watch::grants_without_role()?;
     Ok(lost
         .into_iter()
@@ -78,5 +86,6 @@ pub(super) fn grants() -> Result<Vec<Finding>, Failure> {
             let detail = format!("{privilege} on policy {policy} is granted to this name, and there is no such role");
             finding("grant", role, "yellow", detail, "Delete the row in policy_grants, or grant it to the role under its new name")
         })
+        .chain(unusable)
         .collect())
 }

@@ -3,7 +3,7 @@
 use super::{
     catalog::{
         policy::Policy,
-        protected::{self as rows, Attribute},
+        protected::{self as rows, Attribute, OnRecord},
     },
     deks, owner,
     report::Failure,
@@ -23,6 +23,8 @@ pub(crate) struct Column {
     pub(crate) scope: Option<[u8; 32]>,
     /// Armoured, and not raw.
     pub(crate) is_text: bool,
+    /// Whether its own type is `char`, which does not count blanks at the end.
+    pub(crate) is_blank_padded: bool,
     /// Characters that the column's own type allowed.
     pub(crate) max_chars: Option<usize>,
     /// Whether old rows may still be plain, or old snapshots show them so: until the table has been rewritten.
@@ -113,6 +115,7 @@ fn made_of(uuid: &[u8; 16], row: &rows::ColumnRow, policy: Rc<Policy>) -> Result
         policy,
         scope: (!row.has_tenant).then(|| scope::of_column(uuid, None)),
         is_text: row.is_text,
+        is_blank_padded: row.original_type.starts_with("character(") || row.original_type == "bpchar",
         max_chars: limit.and_then(|(_, n)| n.strip_suffix(')')?.parse().ok()),
         is_encrypting: row.is_encrypting,
         index,
@@ -130,6 +133,13 @@ fn with_places<T>(f: impl FnOnce(&mut Places) -> T) -> T {
     })
 }
 
+/// Keeps what was read, unless a definition has changed since it began to be.
+fn keep_place<T>(definitions: u64, f: impl FnOnce(&mut Places) -> T) {
+    if definitions == revocation::definitions() {
+        with_places(f);
+    }
+}
+
 /// Where a relation has a column.
 pub(crate) fn place(relation: pg_sys::Oid, column: &Column) -> Result<Rc<Place>, Failure> {
     let index = (relation.to_u32(), column.uuid);
@@ -137,6 +147,7 @@ pub(crate) fn place(relation: pg_sys::Oid, column: &Column) -> Result<Rc<Place>,
         return Ok(place);
     }
     revocation::listen()?;
+    let definitions = revocation::definitions();
     let (marks, mut key) = owner::reading_now(|| Ok((rows::marks(relation)?, rows::primary_key(relation)?)))?;
     let hex = hex::encode(column.uuid);
     let mark = |prefix: &str| marks.iter().find(|(name, ..)| *name == format!("{prefix}{hex}"));
@@ -148,7 +159,8 @@ pub(crate) fn place(relation: pg_sys::Oid, column: &Column) -> Result<Rc<Place>,
     let of_type = |found: &&(String, Attribute), wanted: pg_sys::Oid| found.1.type_oid == wanted;
     let sealed_type = if column.is_text { pg_sys::TEXTOID } else { pg_sys::BYTEAOID };
     let (name, value) = mark("kw_sealed_").filter(|m| of_type(m, sealed_type)).ok_or_else(|| lost("CHECK constraint"))?;
-    check_genuine(relation, &column.uuid, name)?;
+    let uuid = Uuid::from_bytes(column.uuid);
+    let found = on_record(relation, uuid, name)?;
     if key.is_empty() {
         return Err(lost("primary key"));
     }
@@ -160,10 +172,11 @@ pub(crate) fn place(relation: pg_sys::Oid, column: &Column) -> Result<Rc<Place>,
     if !forms(&key).is_ok_and(|forms| forms == column.key_forms) {
         return Err(Failure::key_changed());
     }
+    check_key_columns(relation, uuid, found, &key)?;
     let keys = key.iter().map(|a| Ok((a.number, KeyKind::of(a.type_oid)?))).collect::<Result<_, Failure>>()?;
     let entry = mark("kw_index_").filter(|m| of_type(m, pg_sys::BYTEAOID)).map(|(_, a)| a.number);
     let place = Rc::new(Place { value: value.number, index: entry, keys });
-    with_places(|places| places.by_column.insert(index, Rc::clone(&place)));
+    keep_place(definitions, |places| places.by_column.insert(index, Rc::clone(&place)));
     Ok(place)
 }
 
@@ -172,32 +185,64 @@ fn forms(key: &[Attribute]) -> Result<Vec<String>, Failure> {
     key.iter().map(|a| KeyKind::form(a.type_oid, a.type_modifier)).collect()
 }
 
-/// What values of a table are bound to: the forms of its primary key's columns, then of the tenant column if each tenant has a DEK.
-pub(crate) fn key_forms(relation: pg_sys::Oid, tenant_column: Option<&str>) -> Result<Vec<String>, Failure> {
+/// The columns of a table that values are bound to: of its primary key, if it has one, and the tenant column if each tenant has a DEK.
+pub(crate) fn key_of(relation: pg_sys::Oid, tenant_column: Option<&str>) -> Result<Key, Failure> {
     let mut key = rows::primary_key(relation)?;
+    let has_primary_key = !key.is_empty();
     if let Some(tenant) = tenant_column {
         key.push(rows::attribute(relation, tenant)?);
     }
-    forms(&key)
+    Ok(Key { forms: forms(&key)?, columns: has_primary_key.then(|| numbers(&key)) })
+}
+
+/// What values are bound to.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) forms: Vec<String>,
+    /// Numbers of the columns in their table, if they are known: they don't survive a dump.
+    pub(crate) columns: Option<Vec<i16>>,
 }
 
 /// Whether a table still has the key that the values of a column are bound to.
-pub(crate) fn has_its_key(relation: pg_sys::Oid, tenant_column: Option<&str>, bound_to: &[String]) -> bool {
+pub(crate) fn has_its_key(relation: pg_sys::Oid, tenant_column: Option<&str>, forms: &[String], columns: Option<&[i16]>) -> bool {
     // A type that no value can be bound to is another one.
-    key_forms(relation, tenant_column).is_ok_and(|forms| forms == bound_to)
+    key_of(relation, tenant_column).is_ok_and(|key| key.forms == forms && (columns.is_none() || key.columns.as_deref() == columns))
 }
 
-/// Anybody may make a table with another's constraint and trigger; sealing for its rows would move values there.
-fn check_genuine(relation: pg_sys::Oid, uuid: &[u8; 16], mark: &str) -> Result<(), Failure> {
-    let uuid = Uuid::from_bytes(*uuid);
-    let (root, is_recorded, is_genuine) = owner::reading_now(|| rows::is_genuine(uuid, relation, mark))?;
-    if !is_genuine {
-        return Err(Failure::state(
-            "this table is not the one whose column is protected",
-            "A copy of a protected table needs kw_protect_column() of its own: drop its kw_sealed_ constraint and its seal trigger first.",
-        ));
+fn numbers(key: &[Attribute]) -> Vec<i16> {
+    key.iter().map(|a| a.number).collect()
+}
+
+/// What is on record of a column's table. Anybody may make a table with another's constraint and trigger; sealing for its rows would move values there.
+fn on_record(relation: pg_sys::Oid, column: Uuid, mark: &str) -> Result<OnRecord, Failure> {
+    let found = owner::reading_now(|| rows::on_record(column, relation, mark))?;
+    if found.is_its_table {
+        return Ok(found);
     }
-    if is_recorded { Ok(()) } else { owner::as_owner(|| rows::record(uuid, root)) }
+    Err(Failure::state(
+        "this table is not the one whose column is protected",
+        "A copy of a protected table needs kw_protect_column() of its own: drop its kw_sealed_ constraint and its seal trigger first.",
+    ))
+}
+
+/// Whether a relation has the key columns that are on record, which they are from now on.
+fn check_key_columns(relation: pg_sys::Oid, column: Uuid, found: OnRecord, key: &[Attribute]) -> Result<(), Failure> {
+    // A partition may have other numbers for its columns than its root.
+    let columns = if found.root == relation { numbers(key) } else { root_key(found.root, column)? };
+    if found.key_columns.as_ref().is_some_and(|recorded| *recorded != columns) {
+        return Err(Failure::key_changed());
+    }
+    if found.is_recorded && found.key_columns.is_some() {
+        return Ok(());
+    }
+    owner::as_owner(|| rows::record(column, found.root, Some(columns)))
+}
+
+fn root_key(root: pg_sys::Oid, column: Uuid) -> Result<Vec<i16>, Failure> {
+    let (marks, mut key) = owner::reading_now(|| Ok((rows::marks(root)?, rows::primary_key(root)?)))?;
+    let tenant = format!("kw_tenant_{}", hex::encode(column.as_bytes()));
+    key.extend(marks.iter().find(|(name, _)| *name == tenant).map(|(_, a)| *a));
+    Ok(numbers(&key))
 }
 
 /// Where a relation has the values of a column that need not be registered here: what the trigger can know of rows that come by replication or
@@ -208,13 +253,14 @@ pub(crate) fn unregistered_place(relation: pg_sys::Oid, uuid: &[u8; 16]) -> Resu
         return Ok(attribute);
     }
     revocation::listen()?;
+    let definitions = revocation::definitions();
     let name = format!("kw_sealed_{}", hex::encode(uuid));
     let marks = owner::reading_now(|| rows::marks(relation))?;
     let mark = marks
         .iter()
         .find(|(mark, a)| *mark == name && matches!(a.type_oid, pg_sys::TEXTOID | pg_sys::BYTEAOID))
         .ok_or_else(|| Failure::unknown("protected column", Uuid::from_bytes(*uuid)))?;
-    with_places(|places| places.unregistered.insert(index, mark.1.number));
+    keep_place(definitions, |places| places.unregistered.insert(index, mark.1.number));
     Ok(mark.1.number)
 }
 
@@ -225,6 +271,7 @@ pub(crate) fn by_name(relation: pg_sys::Oid, name: &str) -> Result<[u8; 16], Fai
         return Ok(uuid);
     }
     revocation::listen()?;
+    let definitions = revocation::definitions();
     let (marks, attribute) = owner::reading_now(|| Ok((rows::marks(relation)?, rows::attribute(relation, name)?)))?;
     let found = marks.iter().filter(|(_, a)| a.number == attribute.number).find_map(|(mark, _)| {
         let mut uuid = [0; 16];
@@ -233,6 +280,6 @@ pub(crate) fn by_name(relation: pg_sys::Oid, name: &str) -> Result<[u8; 16], Fai
     });
     let uuid =
         found.ok_or_else(|| Failure::state(format!("column \"{name}\" is not protected"), "kms_wrap.kw_protect_column() protects it."))?;
-    with_places(|places| places.by_name.insert(index, uuid));
+    keep_place(definitions, |places| places.by_name.insert(index, uuid));
     Ok(uuid)
 }

@@ -20,6 +20,8 @@ const ENCRYPT: &[&str] = &[
     "kw_seal_column",
     "kw_is_current(uuid, bytea, \"any\")",
     "kw_is_current(uuid, text, \"any\")",
+    "kw_belongs(uuid, bytea, \"any\")",
+    "kw_belongs(uuid, text, \"any\")",
     "kw_wrapper_of(bytea)",
     "kw_wrapper_of(text)",
     "kw_protect_column",
@@ -28,10 +30,10 @@ const ENCRYPT: &[&str] = &[
     "kw_column_check_rights",
     "kw_column_check_table",
     "kw_column_check_type",
+    "kw_column_check_view",
     "kw_column_check",
     "kw_column_derived_name",
     "kw_column_drop_statistics",
-    "kw_column_index_generation",
     "kw_column_is_past",
     "kw_column_lookup",
     "kw_column_new_keys",
@@ -62,11 +64,11 @@ const DECRYPT: &[&str] = &[
     "kw_wrapper_of(text)",
     "kw_unprotect_column",
     "kw_column_check_table",
+    "kw_column_check_view",
     "kw_column_lookup",
     "kw_column_obstacles",
     "kw_column_row_key",
     "kw_column_tables",
-    "kw_column_trigger_name",
     "kw_column_unregister",
     "kw_column_view_keep",
     "kw_column_view_text",
@@ -90,6 +92,17 @@ fn routines(privilege: Privilege) -> &'static [&'static str] {
 pub(crate) fn grant(privilege: &str, policy: &str, role: pg_sys::Oid) -> Result<bool, Failure> {
     let (privilege, role) = (known(privilege)?, role_name(role)?);
     let policy = policy::by_name(policy)?;
+    // EXECUTE would bring those of an older role of the name to life.
+    let mut unusable = grant::unusable(Some(&role))?;
+    unusable.retain(|(_, p, name)| (p.as_str(), name.as_str()) != (policy.name.as_str(), privilege.name()));
+    if !unusable.is_empty() {
+        let grants: Vec<_> = unusable.into_iter().map(|(_, policy, privilege)| format!("{privilege} on policy {policy}")).collect();
+        return Err(Failure::state(
+            format!("role \"{role}\" has grants that it cannot use: it was dropped and made anew, or its rights were not restored"),
+            "Take them away with kms_wrap.kw_revoke(), then grant what it is to have.",
+        )
+        .detail(format!("Grants: {}.", grants.join(", "))));
+    }
     let is_new = grant::insert(policy.id, &role, privilege.name())?;
     run(&format!("GRANT EXECUTE ON ROUTINE {} TO {}", list(routines(privilege).iter().copied()), quoted(&role)?), privilege)?;
     Ok(is_new)

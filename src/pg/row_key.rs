@@ -49,21 +49,27 @@ impl KeyKind {
 
     /// What the bytes of a column's values depend on: if it changes, what was bound to them before does not open any more.
     pub(crate) fn form(type_oid: pg_sys::Oid, type_modifier: i32) -> Result<String, Failure> {
-        let kind = Self::of(type_oid)?;
         let mut modifier = type_modifier;
         // SAFETY: a syscache look-up, which puts a domain's modifier in the place of its own.
         let base = unsafe { pg_sys::getBaseTypeAndTypmod(type_oid, &raw mut modifier) };
-        Ok(match kind {
-            Self::Bool => "boolean".to_owned(),
-            Self::Int2 => "int2".to_owned(),
-            Self::Int4 => "int4".to_owned(),
-            Self::Int8 => "int8".to_owned(),
-            Self::Oid => "oid".to_owned(),
-            Self::Uuid => "uuid".to_owned(),
+        let name = match base {
+            pg_sys::BOOLOID => "boolean",
+            pg_sys::INT2OID => "smallint",
+            pg_sys::INT4OID => "integer",
+            pg_sys::INT8OID => "bigint",
+            pg_sys::OIDOID => "oid",
+            pg_sys::UUIDOID => "uuid",
+            pg_sys::DATEOID => "date",
+            pg_sys::TIMEOID => "time",
+            pg_sys::TIMESTAMPOID => "timestamp",
+            // As long as one without a zone, but what becomes of it depends on the zone.
+            pg_sys::TIMESTAMPTZOID => "timestamptz",
             // Padded to its length.
-            Self::Bytes if base == pg_sys::BPCHAROID => format!("char({})", modifier - VARHDRSZ),
-            Self::Bytes => "bytes".to_owned(),
-        })
+            pg_sys::BPCHAROID => return Ok(format!("char({})", modifier - VARHDRSZ)),
+            pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BYTEAOID => "bytes",
+            _ => return Err(Failure::internal("form of a key column")),
+        };
+        Ok(name.to_owned())
     }
 
     /// Hands a value's bytes to `f`.

@@ -206,7 +206,7 @@ pub(crate) fn seal(column: &Column, row: &RowContext, value: &[u8]) -> Result<Ro
 }
 
 fn seal_with_head(column: &Column, row: &RowContext, value: &[u8]) -> Result<(Row, Head), Failure> {
-    check_length(column, value)?;
+    let value = fitted(column, value)?;
     let policy = &column.policy;
     values::check_enabled(policy)?;
     let wrapper = current_or_new(&Scope { policy, ctx_sha256: row.scope, column: Some((column.uuid, None)) })?;
@@ -240,11 +240,28 @@ fn remember(head: &Head, row: &RowContext, statement: i64) {
     });
 }
 
-/// The column's own type no longer limits what its plain values may be.
-fn check_length(column: &Column, value: &[u8]) -> Result<(), Failure> {
-    let Some(max) = column.max_chars else { return Ok(()) };
-    let chars = values::chars(value)?;
-    if chars <= max { Ok(()) } else { Err(Failure::too_many_chars(max)) }
+/// The value as the column's own type would store it, which no longer limits what its plain values may be.
+fn fitted<'a>(column: &Column, value: &'a [u8]) -> Result<&'a [u8], Failure> {
+    let value = without_padding(column, value);
+    let Some(max) = column.max_chars else { return Ok(value) };
+    if values::chars(value)? <= max {
+        return Ok(value);
+    }
+    // As PostgreSQL does: blanks too many are cut off.
+    let first = values::first_chars(value, max)?;
+    match value.get(first.len()..) {
+        Some(rest) if rest.iter().all(|byte| *byte == b' ') => Ok(first),
+        _ => Err(Failure::too_many_chars(max)),
+    }
+}
+
+/// Blanks at the end of a `char` are no part of it: equal values have equal entries in the blind index.
+fn without_padding<'a>(column: &Column, value: &'a [u8]) -> &'a [u8] {
+    if !column.is_blank_padded {
+        return value;
+    }
+    let end = value.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
+    value.get(..end).unwrap_or(value)
 }
 
 /// A value's entry in a blind index.
@@ -268,7 +285,7 @@ pub(crate) fn entry_with(
 ) -> Result<Vec<u8>, Failure> {
     let scope = scope::of_index(&column.uuid, generation);
     let (kind, normalised) = if column.is_text {
-        (ValueType::Text, normalise(index.normalisation, value, values::is_utf8())?)
+        (ValueType::Text, normalise(index.normalisation, without_padding(column, value), values::is_utf8())?)
     } else {
         (ValueType::Bytea, Normalised::Same(value))
     };
@@ -283,6 +300,15 @@ pub(crate) fn is_current(column: &Column, row: &RowContext, envelope: &Envelope<
     let current = deks::current(&Scope { policy: &column.policy, ctx_sha256: row.scope, column: Some((column.uuid, None)) })?;
     // As in refresh(): without a current DEK there is nothing to move a value to.
     Ok(current.is_none_or(|current| current == envelope.head.wrapper()))
+}
+
+/// Whether an envelope opens for its row, for whoever may encrypt: what is in it is not shown.
+pub(crate) fn belongs(row: &RowContext, envelope: &Envelope<'_>) -> Result<bool, Failure> {
+    match open_envelope(row, envelope) {
+        Ok(_) => Ok(true),
+        Err(failure) if failure.is_unknown() || failure.is_not_opened() => Ok(false),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Opens a value for whoever may decrypt.

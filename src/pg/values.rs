@@ -47,6 +47,16 @@ pub(crate) fn chars(text: &[u8]) -> Result<usize, Failure> {
     usize::try_from(unsafe { pgrx::pg_sys::pg_mbstrlen_with_len(text.as_ptr().cast(), len) }).map_err(Failure::internal)
 }
 
+/// The first characters of a text.
+#[allow(unsafe_code)]
+pub(crate) fn first_chars(text: &[u8], count: usize) -> Result<&[u8], Failure> {
+    let len = i32::try_from(text.len()).map_err(Failure::internal)?;
+    let count = i32::try_from(count).map_err(Failure::internal)?;
+    // SAFETY: reads so many bytes, which are text of the database's encoding.
+    let clipped = unsafe { pgrx::pg_sys::pg_mbcharcliplen(text.as_ptr().cast(), len, count) };
+    usize::try_from(clipped).ok().and_then(|n| text.get(..n)).ok_or_else(|| Failure::internal("clipped text"))
+}
+
 /// Encrypts a value under an opened DEK that is for it; returns the envelope, and its head.
 pub(crate) fn seal(entry: &mut Entry, context: &ValueContext, value: &[u8], pad_to: i32, form: Form) -> Result<(Output, Head), Failure> {
     let pad_to = usize::try_from(pad_to).unwrap_or(1);

@@ -11,7 +11,7 @@ pub(crate) fn owned(relation: Oid) -> Result<Option<(String, bool)>, Failure> {
     Ok(spi::first(spi::select(OWNED, &[relation.into()], |row| Ok((row.next()?, row.next()?)))?))
 }
 
-#[allow(clippy::struct_field_names)] // columns of a table have their names
+#[allow(clippy::struct_field_names, clippy::struct_excessive_bools)] // columns of a table have their names
 /// A protected column as the steps of protecting, encrypting and giving back need it.
 pub(crate) struct Protected {
     pub(crate) name: String,
@@ -37,6 +37,14 @@ pub(crate) struct Protected {
     pub(crate) is_recorded: bool,
     /// What its values are bound to.
     pub(crate) key_forms: Vec<String>,
+    pub(crate) key_columns: Option<Vec<i16>>,
+    pub(crate) policy_is_enabled: bool,
+    /// Whether values may be under a DEK that was rotated.
+    pub(crate) has_old_deks: bool,
+    /// Of the entries that the blind index gets now.
+    pub(crate) index_generation: i16,
+    /// Whether the blind index may have entries of an older generation.
+    pub(crate) has_old_index: bool,
 }
 
 // As sealing tells the table: the recorded one if it still exists; else the one of the recorded name, or the only one with the constraint.
@@ -44,9 +52,14 @@ const FIND: &str = "SELECT v.column_name::pg_catalog.text, v.column_uuid, v.poli
             v.original_type, p.original_statistics, p.original_storage, p.original_compression, v.storage, v.status, v.index_column::pg_catalog.text, v.decrypting_view::pg_catalog.oid,
             v.rows_total, v.rows_done, p.last_key, v.trigger_state, v.is_validated,
             CASE WHEN k.oid IS NULL THEN v.has_recorded_name OR NOT v.has_copies ELSE k.oid OPERATOR(pg_catalog.=) v.relation END, k.oid IS NOT NULL,
-            p.key_forms
+            p.key_forms, CASE WHEN k.oid OPERATOR(pg_catalog.=) v.relation THEN x.key_columns END, e.is_enabled,
+            EXISTS (SELECT FROM kms_wrap.encryption_bindings b JOIN kms_wrap.key_wrappers w ON w.id OPERATOR(pg_catalog.=) b.key_wrapper_id
+                    WHERE b.entity_table OPERATOR(pg_catalog.=) v.column_uuid::pg_catalog.text AND w.status OPERATOR(pg_catalog.=) 'rotated'
+                      AND NOT pg_catalog.starts_with(b.entity_pk::pg_catalog.text, 'index ')),
+            p.index_generation, p.index_old_generation IS NOT NULL
      FROM kms_wrap.kw_protected_columns v
      JOIN kms_wrap.protected_columns p ON p.column_uuid OPERATOR(pg_catalog.=) v.column_uuid
+     JOIN kms_wrap.encryption_policies e ON e.id OPERATOR(pg_catalog.=) p.policy_id
      LEFT JOIN kms_wrap.column_relations x ON x.column_uuid OPERATOR(pg_catalog.=) v.column_uuid
      LEFT JOIN pg_catalog.pg_class k ON k.oid OPERATOR(pg_catalog.=) x.relation
      WHERE v.relation OPERATOR(pg_catalog.=) $1 AND ($2 IS NULL OR v.column_name OPERATOR(pg_catalog.=) $2::pg_catalog.name)
@@ -76,6 +89,11 @@ pub(crate) fn find(relation: Oid, column_name: Option<&str>) -> Result<Vec<Prote
             is_genuine: row.next()?,
             is_recorded: row.next()?,
             key_forms: row.next()?,
+            key_columns: row.opt()?,
+            policy_is_enabled: row.next()?,
+            has_old_deks: row.next()?,
+            index_generation: row.next()?,
+            has_old_index: row.next()?,
         })
     })
 }

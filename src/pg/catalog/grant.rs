@@ -25,6 +25,25 @@ pub(crate) fn delete(policy: i64, role: &str, privilege: &str) -> Result<bool, F
     Ok(spi::execute(REVOKE, &[policy.into(), role.into(), privilege.into()])? > 0)
 }
 
+// One function tells: a later version may give a privilege more.
+const UNUSABLE: &str = "SELECT g.role_name::pg_catalog.text, p.policy_name::pg_catalog.text, g.privilege
+     FROM kms_wrap.policy_grants g
+     JOIN kms_wrap.encryption_policies p ON p.id OPERATOR(pg_catalog.=) g.policy_id
+     JOIN pg_catalog.pg_roles r ON r.rolname OPERATOR(pg_catalog.=) g.role_name
+     JOIN (VALUES ('encrypt', 'kw_encrypt'), ('decrypt', 'kw_decrypt'), ('unwrap', 'kw_unwrap'), ('import', 'kw_wrap_dek'),
+                  ('index', 'kw_blind_index'), ('manage', 'kw_rewrap')) v (privilege, routine) ON v.privilege OPERATOR(pg_catalog.=) g.privilege
+     WHERE ($1 IS NULL OR g.role_name OPERATOR(pg_catalog.=) $1::pg_catalog.name)
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_proc f
+                       WHERE f.pronamespace OPERATOR(pg_catalog.=) 'kms_wrap'::pg_catalog.regnamespace
+                         AND f.proname OPERATOR(pg_catalog.=) v.routine::pg_catalog.name
+                         AND pg_catalog.has_function_privilege(r.oid, f.oid, 'EXECUTE'))
+     ORDER BY g.role_name, p.id, g.privilege";
+
+/// Grants to a role, or to any, that it lacks EXECUTE for: role, policy, privilege. It was dropped and made anew, and nobody meant the new one.
+pub(crate) fn unusable(role: Option<&str>) -> Result<Vec<(String, String, String)>, Failure> {
+    spi::select(UNUSABLE, &[role.into()], |row| Ok((row.next()?, row.next()?, row.next()?)))
+}
+
 const PRIVILEGES_ANYWHERE: &str =
     "SELECT DISTINCT privilege FROM kms_wrap.policy_grants WHERE role_name OPERATOR(pg_catalog.=) $1::pg_catalog.name";
 

@@ -156,8 +156,8 @@ pub(crate) fn settle_generation(column: Uuid) -> Result<(), Failure> {
 }
 
 // The recorded table if it still exists; else the one of the recorded name, or the only one with the constraint.
-const IS_GENUINE: &str = "WITH r AS (SELECT COALESCE(pg_catalog.pg_partition_root($2)::pg_catalog.oid, $2) AS root),
-     k AS (SELECT x.relation FROM kms_wrap.column_relations x JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) x.relation
+const ON_RECORD: &str = "WITH r AS (SELECT COALESCE(pg_catalog.pg_partition_root($2)::pg_catalog.oid, $2) AS root),
+     k AS (SELECT x.relation, x.key_columns FROM kms_wrap.column_relations x JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) x.relation
            WHERE x.column_uuid OPERATOR(pg_catalog.=) $1)
      SELECT r.root, EXISTS (SELECT FROM k) AND EXISTS (
                 SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
@@ -170,22 +170,36 @@ const IS_GENUINE: &str = "WITH r AS (SELECT COALESCE(pg_catalog.pg_partition_roo
                               WHERE p.column_uuid OPERATOR(pg_catalog.=) $1 AND c.oid OPERATOR(pg_catalog.=) r.root)
                    OR (SELECT pg_catalog.count(*) FROM pg_catalog.pg_constraint s
                        WHERE s.conname OPERATOR(pg_catalog.=) $3::pg_catalog.name AND s.contype OPERATOR(pg_catalog.=) 'c'
-                         AND s.coninhcount OPERATOR(pg_catalog.=) 0) OPERATOR(pg_catalog.=) 1
-            END
+                         AND s.coninhcount OPERATOR(pg_catalog.=) 0 AND s.conrelid OPERATOR(pg_catalog.<>) 0::pg_catalog.oid) OPERATOR(pg_catalog.=) 1
+            END,
+            (SELECT k.key_columns FROM k)
      FROM r";
 
-/// Whether a relation, or the root that it is a partition of, is the table of a column: its oid, whether that and its name are on record, and
-/// the answer.
-pub(crate) fn is_genuine(column: Uuid, relation: pg_sys::Oid, mark: &str) -> Result<(pg_sys::Oid, bool, bool), Failure> {
-    let rows = spi::select(IS_GENUINE, &[column.into(), relation.into(), mark.into()], |row| Ok((row.next()?, row.next()?, row.next()?)))?;
+/// What is on record of a column's table, compared with a relation.
+pub(crate) struct OnRecord {
+    /// The relation, or the root that it is a partition of.
+    pub(crate) root: pg_sys::Oid,
+    /// Whether that and its name are on record.
+    pub(crate) is_recorded: bool,
+    /// Whether that is the column's table.
+    pub(crate) is_its_table: bool,
+    /// Numbers of its key columns, if on record.
+    pub(crate) key_columns: Option<Vec<i16>>,
+}
+
+/// Whether a relation is the table of a column, or a partition of that.
+pub(crate) fn on_record(column: Uuid, relation: pg_sys::Oid, mark: &str) -> Result<OnRecord, Failure> {
+    let read =
+        |row: &mut Row| Ok(OnRecord { root: row.next()?, is_recorded: row.next()?, is_its_table: row.next()?, key_columns: row.opt()? });
+    let rows = spi::select(ON_RECORD, &[column.into(), relation.into(), mark.into()], read)?;
     spi::first(rows).ok_or_else(|| Failure::internal("table of a protected column"))
 }
 
 // One session does it; the others need not wait for its end.
-const RECORD: &str = "INSERT INTO kms_wrap.column_relations (column_uuid, relation)
-     SELECT $1, $2 WHERE pg_catalog.pg_try_advisory_xact_lock(1263227731, pg_catalog.hashtext($1::pg_catalog.text))
-     ON CONFLICT (column_uuid) DO UPDATE SET relation = EXCLUDED.relation
-     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) column_relations.relation)";
+const RECORD: &str = "INSERT INTO kms_wrap.column_relations (column_uuid, relation, key_columns)
+     SELECT $1, $2, $3 WHERE pg_catalog.pg_try_advisory_xact_lock(1263227731, pg_catalog.hashtext($1::pg_catalog.text))
+     ON CONFLICT (column_uuid) DO UPDATE SET relation = EXCLUDED.relation, key_columns = EXCLUDED.key_columns
+     WHERE column_relations.key_columns IS NULL AND EXCLUDED.key_columns IS NOT NULL OR NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) column_relations.relation)";
 
 const RENAME: &str = "UPDATE kms_wrap.protected_columns p SET schema_name = n.nspname, table_name = c.relname
      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
@@ -193,9 +207,10 @@ const RENAME: &str = "UPDATE kms_wrap.protected_columns p SET schema_name = n.ns
        AND (p.schema_name OPERATOR(pg_catalog.<>) n.nspname OR p.table_name OPERATOR(pg_catalog.<>) c.relname)
        AND pg_catalog.pg_try_advisory_xact_lock(1263227731, pg_catalog.hashtext($1::pg_catalog.text))";
 
-/// Puts on record which table has a column, and what it is called now: by the name it is found after a restore.
-pub(crate) fn record(column: Uuid, relation: pg_sys::Oid) -> Result<(), Failure> {
-    spi::execute(RECORD, &[column.into(), relation.into()])?;
+/// Puts on record which table has a column, with the numbers of its key columns if it has a key, and what it is called now: by the name it is found
+/// after a restore.
+pub(crate) fn record(column: Uuid, relation: pg_sys::Oid, key_columns: Option<Vec<i16>>) -> Result<(), Failure> {
+    spi::execute(RECORD, &[column.into(), relation.into(), key_columns.into()])?;
     spi::execute(RENAME, &[column.into(), relation.into()])?;
     Ok(())
 }

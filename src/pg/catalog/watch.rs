@@ -100,8 +100,10 @@ pub(crate) fn is_installed() -> Result<bool, Failure> {
 
 const PROTECTED_COLUMNS: &str = "SELECT v.schema_name::pg_catalog.text, v.table_name::pg_catalog.text, v.column_name::pg_catalog.text,
             v.policy_name::pg_catalog.text, v.status, v.trigger_state, COALESCE(v.has_primary_key, false), v.unknown_envelopes,
-            p.index_old_generation IS NOT NULL, v.relation::pg_catalog.oid, v.tenant_column::pg_catalog.text, p.key_forms
-     FROM kms_wrap.kw_protected_columns v JOIN kms_wrap.protected_columns p ON p.column_uuid OPERATOR(pg_catalog.=) v.column_uuid ORDER BY p.id";
+            p.index_old_generation IS NOT NULL, v.relation::pg_catalog.oid, v.tenant_column::pg_catalog.text, p.key_forms, x.key_columns
+     FROM kms_wrap.kw_protected_columns v JOIN kms_wrap.protected_columns p ON p.column_uuid OPERATOR(pg_catalog.=) v.column_uuid
+     LEFT JOIN kms_wrap.column_relations x ON x.column_uuid OPERATOR(pg_catalog.=) v.column_uuid AND x.relation OPERATOR(pg_catalog.=) v.relation::pg_catalog.oid
+     ORDER BY p.id";
 
 /// A protected column as kw_health shows it.
 pub(crate) struct ColumnRow {
@@ -118,6 +120,7 @@ pub(crate) struct ColumnRow {
     pub(crate) relation: Option<Oid>,
     pub(crate) tenant_column: Option<String>,
     pub(crate) key_forms: Vec<String>,
+    pub(crate) key_columns: Option<Vec<i16>>,
 }
 
 /// All protected columns.
@@ -136,6 +139,7 @@ pub(crate) fn protected_columns() -> Result<Vec<ColumnRow>, Failure> {
             relation: row.opt()?,
             tenant_column: row.opt()?,
             key_forms: row.next()?,
+            key_columns: row.opt()?,
         })
     })
 }

@@ -66,11 +66,45 @@ BEGIN;
 SELECT what, outcome FROM after('ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (code, id, name)') WHERE what IN ('insert', 'health');
 ROLLBACK;
 BEGIN;
+SELECT what, outcome FROM after('ALTER TABLE t ADD more integer NOT NULL DEFAULT 1, DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (more, code, name)') WHERE what IN ('insert', 'give back', 'health');
+ROLLBACK;
+BEGIN;
 SELECT what, outcome FROM after('ALTER TABLE t ALTER id TYPE numeric') WHERE what IN ('insert', 'health');
 ROLLBACK;
 BEGIN;
 SELECT what, outcome FROM after('ALTER TABLE t DROP CONSTRAINT t_pkey') WHERE what IN ('insert', 'give back', 'health');
 ROLLBACK;
+-- Made again as it was it is the same key.
+ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (id, code, name);
+UPDATE t SET other = 'y';
+-- Two keys of one type that change places, a partition with other numbers for its columns, and a time that gets a zone.
+CREATE TABLE pair (a integer, b integer, at timestamp, secret text, PRIMARY KEY (a, b, at)) PARTITION BY LIST (a);
+CREATE TABLE pair_1 (secret text, dropped integer, at timestamp NOT NULL, b integer NOT NULL, a integer NOT NULL);
+ALTER TABLE pair_1 DROP dropped;
+ALTER TABLE pair ATTACH PARTITION pair_1 FOR VALUES IN (1);
+SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('pair', 'secret');
+SELECT relation, key_columns FROM (SELECT relation::regclass::text, key_columns FROM kms_wrap.column_relations) r WHERE relation = 'pair';
+INSERT INTO pair VALUES (1, 2, '2026-11-29', 'one');
+INSERT INTO pair_1 VALUES ('two', '2026-11-29', 3, 1);
+SELECT a, b, secret FROM pair_decrypted ORDER BY b;
+DROP VIEW pair_decrypted;
+BEGIN;
+ALTER TABLE pair DROP CONSTRAINT pair_pkey, ADD PRIMARY KEY (b, a, at);
+SELECT try($q$INSERT INTO pair VALUES (1, 4, '2026-11-29', 'x')$q$), try($q$INSERT INTO pair_1 VALUES ('x', '2026-11-29', 4, 1)$q$);
+SELECT status, detail FROM kms_wrap.kw_health() WHERE component = 'column' AND name = 'public.pair.secret';
+ROLLBACK;
+BEGIN;
+ALTER TABLE pair ALTER at TYPE timestamptz;
+SELECT try($q$INSERT INTO pair VALUES (1, 4, '2026-11-29', 'x')$q$);
+ROLLBACK;
+INSERT INTO pair VALUES (1, 4, '2026-11-29', 'four');
+SELECT count(*) > 0 AS given_back FROM kms_wrap.kw_unprotect_column('pair', 'secret');
+SELECT * FROM pair ORDER BY b;
+-- What is on record does not survive a restore: then it is what is found first.
+UPDATE kms_wrap.column_relations SET key_columns = NULL;
+INSERT INTO t VALUES (4, 'd', 'd', 1, 'four', 'x');
+SELECT key_columns FROM kms_wrap.column_relations;
+DELETE FROM t WHERE id = 4;
 -- Other types of the same form, and other names, change nothing.
 ALTER TABLE t ALTER id TYPE number, ALTER name TYPE text;
 ALTER TABLE t RENAME id TO number;

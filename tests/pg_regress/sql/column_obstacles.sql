@@ -42,6 +42,9 @@ CREATE PUBLICATION with_condition FOR TABLE t WHERE (secret <> '');
 CREATE PUBLICATION whole FOR TABLE t;
 RESET client_min_messages;
 CREATE TABLE keeps (id integer, row_of t, rows_of t[]);
+CREATE TYPE holds_rows AS (n integer, rows_of t[]);
+CREATE DOMAIN domain_of_rows AS t;
+CREATE TABLE keeps_more (id integer, held holds_rows, domain_of domain_of_rows, ids integer[]);
 SELECT detail FROM kms_wrap.kw_protect_column('t', 'secret', dry_run => true) WHERE step = 'obstacle';
 SELECT * FROM kms_wrap.kw_protect_column('t', 'secret');
 -- Other columns, of other dependents.
@@ -61,6 +64,7 @@ DROP TRIGGER when_column ON t;
 DROP FUNCTION reads;
 DROP PUBLICATION with_columns, with_condition;
 ALTER TABLE keeps DROP row_of, DROP rows_of;
+ALTER TABLE keeps_more DROP held, DROP domain_of;
 SELECT detail FROM kms_wrap.kw_protect_column('t', 'secret', dry_run => true) WHERE step IN ('obstacle', 'next');
 SELECT masked(detail) AS detail FROM kms_wrap.kw_protect_column('t', 'secret', blind_index => 'unique') WHERE step = 'next';
 SELECT t.tgname FROM pg_trigger t WHERE t.tgrelid = 't'::regclass AND NOT t.tgisinternal AND t.tgname NOT LIKE 'zzz%';

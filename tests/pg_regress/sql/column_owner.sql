@@ -153,6 +153,31 @@ SELECT count(*) > 0 AS given_back FROM kms_wrap.kw_unprotect_column('alice.guard
 SELECT * FROM alice.guarded ORDER BY id;
 RESET ROLE;
 
+-- A partition that was detached and given away keeps its values readable, and the column registered.
+CREATE TABLE alice.log (id integer PRIMARY KEY, secret text) PARTITION BY RANGE (id);
+CREATE TABLE alice.log_1 PARTITION OF alice.log FOR VALUES FROM (1) TO (10);
+CREATE TABLE alice.log_2 PARTITION OF alice.log DEFAULT;
+ALTER TABLE alice.log OWNER TO :alice;
+ALTER TABLE alice.log_1 OWNER TO :alice;
+ALTER TABLE alice.log_2 OWNER TO :alice;
+SET ROLE :alice;
+SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('alice.log', 'secret');
+INSERT INTO alice.log VALUES (1, 'one'), (11, 'eleven');
+SELECT l.column_uuid AS log_uuid FROM kms_wrap.kw_column_lookup('alice.log'::regclass) l \gset
+RESET ROLE;
+ALTER TABLE alice.log DETACH PARTITION alice.log_1;
+ALTER TABLE alice.log_1 OWNER TO :mallory;
+SET ROLE :alice;
+SELECT step, masked(detail) AS detail FROM kms_wrap.kw_unprotect_column('alice.log', 'secret') WHERE step = 'note';
+SELECT * FROM alice.log;
+RESET ROLE;
+SELECT kms_wrap.kw_open_column_text(:'log_uuid', secret, id) FROM alice.log_1;
+DROP TABLE alice.log_1;
+SET ROLE :alice;
+SELECT kms_wrap.kw_column_unregister(:'log_uuid');
+DROP TABLE alice.log;
+RESET ROLE;
+
 -- A table that is gone leaves its row, for whoever may decrypt to remove.
 DROP TABLE alice.t CASCADE;
 SELECT relation, schema_name, table_name, column_name, status, trigger_state, is_validated, has_primary_key FROM kms_wrap.kw_protected_columns ORDER BY column_name;

@@ -87,6 +87,23 @@ SELECT generations, oldest FROM keys;
 SELECT kms_wrap.kw_rotate_column_index('t', 'secret') AS generation;
 CALL kms_wrap.kw_encrypt_column('t', 'secret');
 SELECT index_generation, index_old_generation FROM kms_wrap.kw_protected_columns WHERE column_name = 'secret';
+-- Settled too early, it is ended by the next call all the same.
+SELECT kms_wrap.kw_rotate_column_index('t', 'secret') AS generation;
+SELECT kms_wrap.kw_column_settle_index('t', 'secret');
+CALL kms_wrap.kw_encrypt_column('t', 'secret');
+SELECT generations, oldest FROM keys;
+-- Updates that change nothing come to an end: under a disabled policy none is tried, and a trigger that takes them back is noticed.
+SELECT kms_wrap.kw_rotate_dek(kms_wrap.kw_wrapper_of(secret)) IS NOT NULL AS rotated FROM t WHERE tenant = 2 LIMIT 1;
+UPDATE kms_wrap.encryption_policies SET is_enabled = false;
+CALL kms_wrap.kw_encrypt_column('t', 'secret');
+UPDATE kms_wrap.encryption_policies SET is_enabled = true;
+CREATE FUNCTION put_back() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.secret := OLD.secret; RETURN NEW; END $$;
+CREATE TRIGGER zzzz BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION put_back();
+\set VERBOSITY terse
+CALL kms_wrap.kw_encrypt_column('t', 'secret');
+\set VERBOSITY default
+DROP TRIGGER zzzz ON t;
+CALL kms_wrap.kw_encrypt_column('t', 'secret');
 -- Back, from under three data keys.
 DROP VIEW keys;
 SELECT count(*) > 0 AS given_back FROM kms_wrap.kw_unprotect_column('t', 'secret');

@@ -41,10 +41,32 @@ INSERT INTO kinds (id, a, b, c, d, e, f, g) VALUES (4, 'a', 'b', 'c', 'd', '\x65
 SELECT id, quote_nullable(a) AS a, quote_nullable(b) AS b, quote_nullable(c) AS c, quote_nullable(d) AS d, e, quote_nullable(f) AS f, quote_nullable(g) AS g, kw_plain_columns FROM kinds_decrypted ORDER BY id;
 SELECT column_name, original_type, storage FROM kms_wrap.kw_protected_columns WHERE table_name = 'kinds' ORDER BY column_name;
 
+-- Blanks at the end are no part of a char, and those that are too many of no varchar: equal values have equal entries in a blind index.
+CREATE TABLE padded_values (id integer PRIMARY KEY, c char(5), v varchar(3), u text COLLATE "C");
+INSERT INTO padded_values VALUES (1, 'ab', 'v');
+SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('padded_values', 'c', blind_index => 'unique');
+SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('padded_values', 'v', blind_index => 'unique');
+CALL kms_wrap.kw_encrypt_column('padded_values', 'c');
+CALL kms_wrap.kw_encrypt_column('padded_values', 'v');
+\set VERBOSITY sqlstate
+INSERT INTO padded_values VALUES (2, 'ab   ', 'x');
+INSERT INTO padded_values VALUES (2, 'cd        ', 'xyz    ');
+INSERT INTO padded_values VALUES (3, 'ef', 'xyz');
+INSERT INTO padded_values VALUES (3, 'toolong', 'x');
+INSERT INTO padded_values VALUES (3, 'x', 'too ');
+INSERT INTO padded_values VALUES (4, 'y', 'żółw');
+INSERT INTO padded_values VALUES (4, 'y', 'żół   ');
+INSERT INTO padded_values VALUES (5, '   ', 'v ');
+\set VERBOSITY default
+SELECT id, octet_length(c) AS c, octet_length(v) AS v, quote_nullable(c) AS quoted, quote_nullable(v) AS quoted_v FROM padded_values_decrypted ORDER BY id;
+SELECT id FROM padded_values WHERE c_bidx = ANY (kms_wrap.kw_blind_index('padded_values', 'c', 'ab  '));
 -- Types of the key: equal values must have one byte form that stays.
 -- Made so by hand: not every server has ICU.
 CREATE COLLATION careless (provider = libc, locale = 'C');
 UPDATE pg_collation SET collisdeterministic = false WHERE collname = 'careless';
+CREATE TABLE careless_values (id integer PRIMARY KEY, v text COLLATE careless);
+SELECT * FROM kms_wrap.kw_protect_column('careless_values', 'v', blind_index => 'unique');
+SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('careless_values', 'v', blind_index => 'index');
 CREATE DOMAIN number AS integer;
 CREATE DOMAIN amount AS numeric;
 CREATE DOMAIN padded AS char(3);

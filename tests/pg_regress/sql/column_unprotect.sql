@@ -86,6 +86,35 @@ SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('parts', 'a');
 SELECT masked(detail) AS detail FROM kms_wrap.kw_unprotect_column('parts', 'a') WHERE detail ~ 'SET ';
 SELECT attrelid::regclass, attstorage, attcompression, attstattarget FROM pg_attribute WHERE attrelid IN ('parts'::regclass, 'parts_1'::regclass) AND attname = 'a' ORDER BY 1;
 
+-- A seal trigger under another name goes too.
+CREATE TABLE renamed (id integer PRIMARY KEY, a text);
+SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('renamed', 'a');
+SELECT tgname AS seal_trigger FROM pg_trigger WHERE tgrelid = 'renamed'::regclass \gset
+ALTER TRIGGER :seal_trigger ON renamed RENAME TO zzzzz;
+SELECT count(*) > 0 AS given_back FROM kms_wrap.kw_unprotect_column('renamed', 'a');
+INSERT INTO renamed VALUES (1, 'plain') RETURNING *;
+-- A view that was changed is not made anew without what was changed.
+ALTER TABLE renamed ADD b text;
+SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('renamed', 'a');
+SELECT pg_get_viewdef('renamed_decrypted') AS definition \gset
+SELECT 'CREATE OR REPLACE VIEW renamed_decrypted WITH (security_barrier = true, security_invoker = true) AS ' || rtrim(:'definition', ';') || ' WHERE t.id = 1' AS with_condition \gset
+:with_condition;
+SELECT * FROM kms_wrap.kw_protect_column('renamed', 'b');
+SELECT * FROM kms_wrap.kw_unprotect_column('renamed', 'a');
+CREATE OR REPLACE VIEW renamed_decrypted WITH (security_barrier = true, security_invoker = true) AS :definition
+ALTER VIEW renamed_decrypted SET (security_invoker = false);
+SELECT * FROM kms_wrap.kw_protect_column('renamed', 'b');
+ALTER VIEW renamed_decrypted SET (security_invoker = true);
+SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('renamed', 'b');
+SELECT count(*) > 0 AS given_back FROM unnest('{a,b}'::name[]) c, kms_wrap.kw_unprotect_column('renamed', c);
+-- Constraints of domains mark nothing.
+SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('renamed', 'a');
+SELECT replace(column_uuid::text, '-', '') AS hex FROM kms_wrap.kw_protected_columns WHERE table_name = 'renamed' \gset
+CREATE DOMAIN planted AS text CONSTRAINT kw_sealed_:hex CHECK (true);
+SELECT relation, trigger_state, has_copies FROM kms_wrap.kw_protected_columns WHERE table_name = 'renamed';
+SELECT count(*) > 0 AS given_back FROM kms_wrap.kw_unprotect_column('renamed', 'a');
+DROP DOMAIN planted;
+
 -- What was said about the blind index's column goes with that; what was said about others stays.
 CREATE TABLE two (id integer PRIMARY KEY, a text, b text);
 SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('two', 'a', blind_index => 'index');
