@@ -76,7 +76,8 @@ fn column(c: &watch::ColumnRow) -> Finding {
 
 pub(super) fn grants() -> Result<Vec<Finding>, Failure> {
     let unusable = grant::unusable(None)?.into_iter().map(|(role, policy, privilege)| {
-        let detail = format!("{privilege} on policy {policy} is granted to it, and it may not call the functions: it was dropped and made anew");
+        let detail =
+            format!("{privilege} on policy {policy} is granted to it, and it may not call the functions: it was dropped and made anew");
         finding("grant", role, "yellow", detail, "Take it away with kw_revoke(), and grant it again if the role is to have it")
     });
     let lost = watch::grants_without_role()?;

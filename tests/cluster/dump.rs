@@ -85,8 +85,8 @@ fn with_every_status() -> Cluster {
              SELECT 't', id::text, CASE WHEN id % 2 = 0 THEN 'f' END, id FROM kms_wrap.key_wrappers;
          INSERT INTO kms_wrap.kms_health_checks (provider_id, kms_key_id, status, latency_ms, error) VALUES (1000, NULL, 'up', 1, NULL), (NULL, 1001, 'down', NULL, 'x');
          INSERT INTO kms_wrap.policy_grants (policy_id, role_name, privilege) SELECT p.id, 'Some \"body\"', 'encrypt' FROM kms_wrap.encryption_policies p;
-         INSERT INTO kms_wrap.protected_columns (schema_name, table_name, column_name, policy_id, original_type, storage, status, last_key)
-             SELECT 's', 't', 'c', p.id, 'text', 'text', 'encrypting', ARRAY['1', E'\\t'] FROM kms_wrap.encryption_policies p;",
+         INSERT INTO kms_wrap.protected_columns (schema_name, table_name, column_name, policy_id, original_type, storage, status, last_key, key_forms)
+             SELECT 's', 't', 'c', p.id, 'text', 'text', 'encrypting', ARRAY['1', E'\\t'], ARRAY['integer', 'bytes'] FROM kms_wrap.encryption_policies p;",
         uuids[4], uuids[5], uuids[5], uuids[6]
     );
     cluster.psql(&sql).unwrap();

@@ -35,6 +35,24 @@ fn armour_is_base64url_without_padding() {
 }
 
 #[test]
+fn the_start_of_an_envelope_names_its_wrapper() {
+    let raw = Sealer::new("start").seal(b"value", &context());
+    let text = armoured(&raw);
+    let wrapper = Envelope::parse(&raw).unwrap().head.wrapper();
+    assert_eq!(value::raw_wrapper(&raw[..20]), Some(wrapper));
+    assert_eq!(value::armoured_wrapper(&text.as_bytes()[..32]), Some(wrapper));
+    for len in 0..20 {
+        assert_eq!(value::raw_wrapper(&raw[..len]), None, "{len}");
+        assert_eq!(value::armoured_wrapper(&text.as_bytes()[..len]), None, "{len}");
+    }
+    // Neither takes the other's, nor a value that only is as long.
+    assert_eq!(value::raw_wrapper(text.as_bytes()), None);
+    assert_eq!(value::armoured_wrapper(&raw), None);
+    assert_eq!(value::raw_wrapper(&[0; 64]), None);
+    assert_eq!(value::armoured_wrapper(&[b'w'; 64]), None);
+}
+
+#[test]
 fn other_spellings_of_an_armoured_value_are_refused() {
     for text in [
         "kw1.+_-_",
