@@ -155,7 +155,8 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION 'the primary key of a protected table, or the type of a key or tenant column, is not what it was'
             USING ERRCODE = '55000', DETAIL = format('Column "%s" of table %s.', column_name, relation),
-                  HINT = 'Change it back: the values are bound to the key, and open under no other.';
+                  HINT = 'Change it back: the values are bound to the key, and open under no other. '
+                         'If other columns hold the same ones, delete the column''s row in kms_wrap.column_relations.';
     END IF;
     -- A tenant column of the primary key is bound twice, once in each role.
     RETURN names;

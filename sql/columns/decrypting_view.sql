@@ -50,10 +50,14 @@ $function$;
 -- Fails if somebody has put conditions or options of their own into a decrypting view, which is to be made anew without them.
 CREATE FUNCTION kms_wrap.kw_column_check_view(relation regclass, decrypting_view regclass) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    from_table text := format(E'\n   FROM %s t;', relation);
 BEGIN
     PERFORM FROM pg_class v
-    WHERE v.oid = decrypting_view AND v.reloptions @> '{security_barrier=true,security_invoker=true}' AND cardinality(v.reloptions) = 2
-        AND pg_get_viewdef(v.oid) ~ '\n   FROM [^\n]+ t;$';
+    WHERE v.oid = decrypting_view
+        AND (SELECT array_agg(o.option_name ORDER BY o.option_name COLLATE "C") = '{security_barrier,security_invoker}' AND bool_and(o.option_value::boolean)
+             FROM pg_options_to_table(v.reloptions) o)
+        AND right(pg_get_viewdef(v.oid), length(from_table)) = from_table;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'the decrypting view % of table % has been changed', decrypting_view, relation
             USING ERRCODE = '55000', DETAIL = 'It has options, conditions or tables of its own, which a new one would not have.',

@@ -5,7 +5,7 @@
 CREATE FUNCTION kms_wrap.kw_column_plan(relation regclass, column_name name)
 RETURNS TABLE (
     status text, rows_total bigint, rows_done bigint, last_key text[], policy text, policy_is_enabled boolean, has_old_deks boolean, has_old_index boolean,
-    members regclass[], count_all text, count_todo text, find_foreign text, next_key text, seal text, validate text[])
+    unknown_envelopes bigint, is_partitioned boolean, members regclass[], count_all text, count_todo text, find_foreign text, next_key text, seal text, validate text[])
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     found_column record;
@@ -77,7 +77,8 @@ BEGIN
     policy_is_enabled := found_column.policy_is_enabled;
     has_old_deks := found_column.has_old_deks;
     has_old_index := found_column.has_old_index;
-    SELECT array_agg(t.member) INTO members FROM kms_wrap.kw_column_tables(relation) t WHERE t.is_leaf;
+    unknown_envelopes := found_column.unknown_envelopes;
+    SELECT array_agg(t.member), bool_or(t.member <> relation) INTO members, is_partitioned FROM kms_wrap.kw_column_tables(relation) t WHERE t.is_leaf;
     count_all := format('SELECT pg_catalog.count(*) FROM %s t', relation);
     count_todo := format('SELECT pg_catalog.count(*) FROM %s t WHERE %s', relation, todo);
     -- Envelopes that nobody sealed for the row: from before the column was protected, or attached with a partition.
@@ -161,13 +162,17 @@ BEGIN
     key := plan.last_key;
     -- Every transaction that began before what is to be done now is older than this one.
     boundary := pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text::pg_catalog.int8;
-    EXECUTE plan.find_foreign INTO foreign_key;
+    EXECUTE plan.count_todo INTO remaining;
+    -- The trigger lets none into a table that was protected; partitions bring what they have.
+    IF remaining OPERATOR(pg_catalog.>) 0 OR plan.status OPERATOR(pg_catalog.<>) 'protected' OR plan.is_partitioned THEN
+        EXECUTE plan.find_foreign INTO foreign_key;
+    END IF;
     IF foreign_key IS NOT NULL THEN
         RAISE EXCEPTION 'column "%" of table % has values that are envelopes and do not open for their rows', column_name, relation
             USING ERRCODE = '55000', DETAIL = pg_catalog.format('One is that of the row with key (%s).', pg_catalog.array_to_string(foreign_key, ', ')),
-                  HINT = 'Put plain values or NULL in their place, with updates of that column alone.';
+                  HINT = CASE WHEN plan.unknown_envelopes OPERATOR(pg_catalog.>) 0 THEN 'Some came before their wrappers: bring these here first.'
+                              ELSE 'Put plain values or NULL in their place, with updates of that column alone.' END;
     END IF;
-    EXECUTE plan.count_todo INTO remaining;
     IF remaining OPERATOR(pg_catalog.=) 0 AND plan.status OPERATOR(pg_catalog.=) 'protected' AND NOT plan.has_old_index AND NOT plan.has_old_deks THEN
         RAISE NOTICE 'nothing to do: all values of column "%" of table % are encrypted', column_name, relation;
         RETURN;

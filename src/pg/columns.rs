@@ -88,7 +88,9 @@ pub(crate) fn lookup(relation: Oid, column_name: Option<&str>) -> Result<Vec<Pro
     // After a restore nothing is on record, and giving the column back needs to know its table to the end.
     if spi::may_write() {
         for c in found.iter().filter(|c| !c.is_recorded) {
-            let columns = key_of(relation, c.tenant_column.as_deref()).ok().and_then(|key| key.columns);
+            // Only of the key that the values are bound to.
+            let key = key_of(relation, c.tenant_column.as_deref()).ok().filter(|key| key.forms == c.key_forms);
+            let columns = key.and_then(|key| key.columns);
             as_owner(|| protected::record(c.uuid, relation, columns))?;
         }
     }

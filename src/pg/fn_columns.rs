@@ -103,6 +103,7 @@ fn kw_column_lookup(
             name!(has_old_deks, bool),
             name!(index_generation, i16),
             name!(has_old_index, bool),
+            name!(unknown_envelopes, i64),
         ),
     >,
     ErrorReport,
@@ -133,6 +134,7 @@ fn kw_column_lookup(
             c.has_old_deks,
             c.index_generation,
             c.has_old_index,
+            c.unknown_envelopes,
         )
     })))
 }

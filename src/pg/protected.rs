@@ -228,21 +228,25 @@ fn on_record(relation: pg_sys::Oid, column: Uuid, mark: &str) -> Result<OnRecord
 /// Whether a relation has the key columns that are on record, which they are from now on.
 fn check_key_columns(relation: pg_sys::Oid, column: Uuid, found: OnRecord, key: &[Attribute]) -> Result<(), Failure> {
     // A partition may have other numbers for its columns than its root.
-    let columns = if found.root == relation { numbers(key) } else { root_key(found.root, column)? };
-    if found.key_columns.as_ref().is_some_and(|recorded| *recorded != columns) {
+    let columns = if found.root == relation { Some(numbers(key)) } else { root_key(found.root, column)? };
+    if found.key_columns.is_some() && found.key_columns != columns {
         return Err(Failure::key_changed());
     }
     if found.is_recorded && found.key_columns.is_some() {
         return Ok(());
     }
-    owner::as_owner(|| rows::record(column, found.root, Some(columns)))
+    owner::as_owner(|| rows::record(column, found.root, columns))
 }
 
-fn root_key(root: pg_sys::Oid, column: Uuid) -> Result<Vec<i16>, Failure> {
+/// `None` when it has lost its primary key.
+fn root_key(root: pg_sys::Oid, column: Uuid) -> Result<Option<Vec<i16>>, Failure> {
     let (marks, mut key) = owner::reading_now(|| Ok((rows::marks(root)?, rows::primary_key(root)?)))?;
+    if key.is_empty() {
+        return Ok(None);
+    }
     let tenant = format!("kw_tenant_{}", hex::encode(column.as_bytes()));
     key.extend(marks.iter().find(|(name, _)| *name == tenant).map(|(_, a)| *a));
-    Ok(numbers(&key))
+    Ok(Some(numbers(&key)))
 }
 
 /// Where a relation has the values of a column that need not be registered here: what the trigger can know of rows that come by replication or

@@ -70,7 +70,7 @@ impl Failure {
     pub(crate) fn key_changed() -> Self {
         Self::state(
             "the primary key of a protected table, or the type of a key or tenant column, is not what it was",
-            "Change it back: the values are bound to the key, and open under no other.",
+            "Change it back: the values are bound to the key, and open under no other. If other columns hold the same ones, delete the column's row in kms_wrap.column_relations.",
         )
     }
 

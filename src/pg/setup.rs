@@ -6,7 +6,7 @@ use super::{
         local,
         setup::{self, NewProvider},
     },
-    kms, remote,
+    core_dump, kms, remote,
     report::Failure,
     setup_remote, spi,
 };
@@ -32,6 +32,7 @@ pub(crate) const MAX_KEY_ID: usize = 36;
 
 /// Makes a root key file; returns its fingerprint. Superusers only: it writes to the server's file system.
 pub(crate) fn create_root_key(name: &str) -> Result<Fingerprint, Failure> {
+    core_dump::leave_keys_out();
     superuser_only("kw_create_root_key")?;
     if spi::in_recovery() {
         return Err(Failure::read_only());

@@ -45,6 +45,8 @@ pub(crate) struct Protected {
     pub(crate) index_generation: i16,
     /// Whether the blind index may have entries of an older generation.
     pub(crate) has_old_index: bool,
+    /// Envelopes that came before their wrappers.
+    pub(crate) unknown_envelopes: i64,
 }
 
 // As sealing tells the table: the recorded one if it still exists; else the one of the recorded name, or the only one with the constraint.
@@ -56,7 +58,7 @@ const FIND: &str = "SELECT v.column_name::pg_catalog.text, v.column_uuid, v.poli
             EXISTS (SELECT FROM kms_wrap.encryption_bindings b JOIN kms_wrap.key_wrappers w ON w.id OPERATOR(pg_catalog.=) b.key_wrapper_id
                     WHERE b.entity_table OPERATOR(pg_catalog.=) v.column_uuid::pg_catalog.text AND w.status OPERATOR(pg_catalog.=) 'rotated'
                       AND NOT pg_catalog.starts_with(b.entity_pk::pg_catalog.text, 'index ')),
-            p.index_generation, p.index_old_generation IS NOT NULL
+            p.index_generation, p.index_old_generation IS NOT NULL, p.unknown_envelopes
      FROM kms_wrap.kw_protected_columns v
      JOIN kms_wrap.protected_columns p ON p.column_uuid OPERATOR(pg_catalog.=) v.column_uuid
      JOIN kms_wrap.encryption_policies e ON e.id OPERATOR(pg_catalog.=) p.policy_id
@@ -94,6 +96,7 @@ pub(crate) fn find(relation: Oid, column_name: Option<&str>) -> Result<Vec<Prote
             has_old_deks: row.next()?,
             index_generation: row.next()?,
             has_old_index: row.next()?,
+            unknown_envelopes: row.next()?,
         })
     })
 }

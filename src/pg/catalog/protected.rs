@@ -104,7 +104,7 @@ const BIND: &str = "INSERT INTO kms_wrap.encryption_bindings (entity_table, enti
      SELECT $1::pg_catalog.uuid::pg_catalog.text, COALESCE('index ' OPERATOR(pg_catalog.||) $4::pg_catalog.text, pg_catalog.encode(w.scope_key, 'hex')),
             w.wrapper_uuid::pg_catalog.text, w.id
      FROM kms_wrap.key_wrappers w
-     WHERE w.policy_id OPERATOR(pg_catalog.=) $2 AND w.scope_key OPERATOR(pg_catalog.=) $3
+     WHERE w.policy_id OPERATOR(pg_catalog.=) $2 AND COALESCE(w.scope_key, ''::pg_catalog.bytea) OPERATOR(pg_catalog.=) $3
        AND w.purpose OPERATOR(pg_catalog.=) 'values' AND w.status OPERATOR(pg_catalog.=) 'active'
      ON CONFLICT DO NOTHING";
 

@@ -51,6 +51,13 @@ UPDATE parts SET secret = 'eleven' WHERE id = 11;
 CALL kms_wrap.kw_encrypt_column('parts', 'secret');
 SELECT id, secret FROM parts_decrypted ORDER BY id;
 
+-- Those that came by replication before their wrappers only have to wait for them.
+SET session_replication_role = replica;
+INSERT INTO parts VALUES (3, 'kw1.' || translate(rtrim(encode(decode('4b570101', 'hex') || decode(repeat('ab', 60), 'hex'), 'base64'), '='), E'+/\n', '-_'));
+RESET session_replication_role;
+CALL kms_wrap.kw_encrypt_column('parts', 'secret');
+DELETE FROM parts WHERE id = 3;
+
 -- Rows that are gone may be left in the TOAST table when none is in the table's own file.
 CREATE TABLE emptied (id integer PRIMARY KEY, secret text) WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
 ALTER TABLE emptied ALTER secret SET STORAGE EXTERNAL;

@@ -105,6 +105,13 @@ UPDATE kms_wrap.column_relations SET key_columns = NULL;
 INSERT INTO t VALUES (4, 'd', 'd', 1, 'four', 'x');
 SELECT key_columns FROM kms_wrap.column_relations;
 DELETE FROM t WHERE id = 4;
+-- A look at the table while its key is another one records nothing of that.
+DELETE FROM kms_wrap.column_relations;
+ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (id, code);
+SELECT column_name, has_its_key FROM kms_wrap.kw_column_lookup('t'::regclass);
+ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (id, code, name);
+UPDATE t SET other = 'z';
+SELECT key_columns FROM kms_wrap.column_relations;
 -- Other types of the same form, and other names, change nothing.
 ALTER TABLE t ALTER id TYPE number, ALTER name TYPE text;
 ALTER TABLE t RENAME id TO number;

@@ -88,6 +88,7 @@ $$;
 SELECT lengthen() \g /dev/null
 \c
 SET ignore_checksum_failure = on;
+SET client_min_messages = error;
 REINDEX TABLE t;
 SELECT id, octet_length(body), octet_length(scan) FROM t;
 -- The CHECK constraint is what reads it.

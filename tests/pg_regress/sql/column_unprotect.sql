@@ -104,7 +104,7 @@ SELECT * FROM kms_wrap.kw_unprotect_column('renamed', 'a');
 CREATE OR REPLACE VIEW renamed_decrypted WITH (security_barrier = true, security_invoker = true) AS :definition
 ALTER VIEW renamed_decrypted SET (security_invoker = false);
 SELECT * FROM kms_wrap.kw_protect_column('renamed', 'b');
-ALTER VIEW renamed_decrypted SET (security_invoker = true);
+ALTER VIEW renamed_decrypted SET (security_invoker = on);
 SELECT count(*) > 0 AS protected FROM kms_wrap.kw_protect_column('renamed', 'b');
 SELECT count(*) > 0 AS given_back FROM unnest('{a,b}'::name[]) c, kms_wrap.kw_unprotect_column('renamed', c);
 -- Constraints of domains mark nothing.
