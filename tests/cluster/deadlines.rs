@@ -38,8 +38,9 @@ fn a_trigger_waits_once_however_often_it_asks() {
 /// What is revoked while a KMS is asked counts for the answer: the fill begins anew.
 #[test]
 fn a_fill_begins_anew_when_keys_change_while_a_kms_answers() {
-    const MILLIS: u64 = 800;
-    let site = Site::start(&[]);
+    // Long enough for the change to be made by a busy machine.
+    const MILLIS: u64 = 2500;
+    let site = Site::start(&[("kms_wrap.kms_timeout", "30s")]);
     let slow = Slow::to(site.bao.port);
     let config = site.bao_config().replace(&site.bao.port.to_string(), &slow.port.to_string());
     site.value(&format!("SELECT kms_wrap.kw_set_provider_config('bao', '{config}')"));
@@ -54,7 +55,7 @@ fn a_fill_begins_anew_when_keys_change_while_a_kms_answers() {
         slow.set(MILLIS);
         let start = Instant::now();
         session.send(&open("split"));
-        sleep(Duration::from_millis(MILLIS / 2));
+        sleep(Duration::from_millis(MILLIS / 5));
         site.value(change);
         let outcome = session.finish().map_err(|error| error.sqlstate);
         slow.set(0);
