@@ -196,7 +196,6 @@ pub(crate) fn key_of(relation: pg_sys::Oid, tenant_column: Option<&str>) -> Resu
 }
 
 /// What values are bound to.
-#[derive(PartialEq, Eq)]
 pub(crate) struct Key {
     pub(crate) forms: Vec<String>,
     /// Numbers of the columns in their table, if they are known: they don't survive a dump.

@@ -336,6 +336,11 @@ fn a_core_dump_has_no_keys() {
     session.query(OPEN_PEOPLE).unwrap();
     // Private memory, and private huge pages.
     assert_eq!(core_dump_filter(session.pid()), before & !0b10_0001);
+    // Nor has one of a process that only made a root key.
+    let mut maker = cluster.session("postgres");
+    assert_eq!(core_dump_filter(maker.pid()), before);
+    maker.query("SELECT kms_wrap.kw_create_root_key('another')").unwrap();
+    assert_eq!(core_dump_filter(maker.pid()), before & !0b10_0001);
 }
 
 #[test]
